@@ -21,9 +21,9 @@ if __name__ == '__main__':
         parts = split(domains, seed=seed, category=target)
         for inputs in ('clean', 'masked', 'both'):
             for maintain in (20., 60.):
-                config = TrainConfig(steps=flags.steps, kl_inputs=inputs, maintain=maintain, seed=seed, valid_passes=2)
+                config = TrainConfig(steps=flags.steps, kl_inputs=inputs, maintain_weight=maintain, seed=seed, valid_passes=2)
                 run = fit(plm, parts, target, config, Path(tempfile.mkdtemp())/'run')
-                rows.append(dict(kl_inputs=inputs, maintain=maintain, seed=seed, **run.scores))
+                rows.append(dict(kl_inputs=inputs, maintain_weight=maintain, seed=seed, **run.scores))
                 print(rows[-1], flush=True)
     flags.out.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).round(4).to_csv(flags.out, index=False)

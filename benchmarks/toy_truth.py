@@ -1,6 +1,6 @@
 """What the method finds in the toy proteome, where the truth is planted.
 
-    python benchmarks/toy_truth.py [--seeds 3] [--steps 400] [--out benchmarks/toy_truth.csv]
+    python benchmarks/toy_truth.py [--seeds 3] [--steps 300] [--out nbs/results/toy_truth.csv]
 
 Separable categories (split by superfamily) must give a large S and a small D on the test part; twins (split by domain) an
 S near 0. One row per target and seed, with intervals and with the margins over the random and the magnitude masks."""
@@ -15,7 +15,8 @@ TWINS = [('3', 'domain', None), ('3.30', 'domain', None)]
 
 def one(target, by, suppressed_by, seed, steps, domains, plm):
     category = residue_category(target) if target.isalpha() else cath_category(target)
-    if target in dict((t[0], 1) for t in TWINS): # only the twin is maintained: what is compared are the two labels
+    twin = target in [t[0] for t in TWINS]
+    if twin: # only the twin is maintained: what is compared are the two labels
         level = target.count('.')
         other = {'3': '4', '3.30': '3.40'}[target]
         scored = lambda d: d.code.split('.')[:level+1] in (target.split('.'), other.split('.'))
@@ -29,7 +30,7 @@ def one(target, by, suppressed_by, seed, steps, domains, plm):
     result = compare(table, category, seed=seed).set_index('model')
     row = result.loc['subnetwork', ['n_suppressed', 'n_maintained', 'ppl_suppressed', 'ppl_maintained', 'S', 'S_low', 'S_high', 'D', 'D_low', 'D_high']].to_dict()
     row |= {f'{c}_margin_low': result.margin_low[c] for c in ('random', 'magnitude', 'untrained, sampled')}
-    return dict(target=target, seed=seed, kind='twins' if category.name in ('3', '3.30') else 'separable', **row,
+    return dict(target=target, seed=seed, kind='twins' if twin else 'separable', **row,
                 full_ppl_suppressed=result.ppl_suppressed['full'], sparsity=run.scores['sparsity'], best_step=run.scores['step'], train_s=round(seconds, 1))
 
 if __name__ == '__main__':
@@ -37,7 +38,7 @@ if __name__ == '__main__':
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--steps', type=int, default=TrainConfig.steps)
     parser.add_argument('--targets', default='', help='some of the targets, with commas between them; all by default')
-    parser.add_argument('--out', default='benchmarks/toy_truth.csv')
+    parser.add_argument('--out', default='nbs/results/toy_truth.csv')
     flags = parser.parse_args()
     domains, plm, rows = read_domains('toy'), load_plm('toy'), []
     for target in SEPARABLE + TWINS:

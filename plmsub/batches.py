@@ -13,7 +13,7 @@ from fastcore.basics import patch
 import numpy as np, torch
 from torch import Tensor
 from esm.data import Alphabet
-from .core import AMINO_ACIDS, ConfigError, DataError, generator
+from .core import AMINO_ACIDS, OTHER_RESIDUES, ConfigError, DataError, generator
 from .cath import Category, Domain
 
 # %% ../nbs/14_batches.ipynb #9a6e41e7
@@ -27,7 +27,7 @@ def esm_alphabet() -> Alphabet: # fair-esm's alphabet; `V` = 33 tokens
 def _letter_table() -> np.ndarray: # (256,) int64: byte of a letter -> token, -1 for what no protein may hold
     "Tokens of the 25 residue letters"
     table = np.full(256, -1, dtype=np.int64)
-    for letter in AMINO_ACIDS + 'XBZUO': table[ord(letter)] = esm_alphabet().get_idx(letter)
+    for letter in AMINO_ACIDS + OTHER_RESIDUES: table[ord(letter)] = esm_alphabet().get_idx(letter)
     return table
 
 def encode(
@@ -39,7 +39,7 @@ def encode(
     for row, sequence in zip(rows, sequences):
         tokens = table[np.frombuffer(sequence.encode('latin-1', 'replace'), dtype=np.uint8)]
         if (bad := np.flatnonzero(tokens < 0)).size:
-            raise DataError(f'residue {bad[0]+1} is no letter of the model', text=sequence[bad[0]], do='Use '+AMINO_ACIDS+'XBZUO')
+            raise DataError(f'residue {bad[0]+1} is no letter of the model', text=sequence[bad[0]], do='Use '+AMINO_ACIDS+OTHER_RESIDUES)
         row[0], row[1:len(tokens)+1], row[len(tokens)+1] = alphabet.cls_idx, tokens, alphabet.eos_idx
     return torch.from_numpy(rows)
 
@@ -168,9 +168,9 @@ class CategoryBatches:
         suppressed:int=4, # of these, suppressed ones (the paper's 4); only for categories of whole proteins
         seed:int=0, # of order and corruption
         corruptions:int=16, # different corruptions of a protein; they repeat, so a teacher's answers can be kept
-        window:int=32, # batches that are planned together, to put proteins of like length side by side
+        window:int=32, # batches that are planned together, at most one pass through a pool, to put proteins of like length side by side
     ):
-        self.category, self.seed, self.corruptions, self.window = category, seed, corruptions, window
+        self.category, self.seed, self.corruptions = category, seed, corruptions
         domains = sorted(domains, key=lambda d: d.id)
         if category.level == 'residue':
             self.pools, self.shares = {'all': [d for d in domains if (category.residues(d) >= 0).any()]}, {'all': size}
@@ -181,6 +181,7 @@ class CategoryBatches:
             if not 0 < self.shares[name] <= len(pool):
                 raise ConfigError(f'a batch of {size} asks for {self.shares[name]} {name} proteins, but {category.name} leaves {len(pool)}',
                                   do='Change the batch size, its number of suppressed proteins, or the split')
+        self.window = max(1, min([window, *(len(pool)//self.shares[name] for name, pool in self.pools.items())]))
 
     def __repr__(self):
         return 'CategoryBatches(' + self.category.name + ': ' + ', '.join(f'{self.shares[n]} of {len(p)} {n}' for n, p in self.pools.items()) + ')'
@@ -210,8 +211,12 @@ def _plan(batches:CategoryBatches, w:int) -> list[list[tuple[str, int, int]]]: #
         share = batches.shares[name]
         first = w*batches.window*share
         items = [stream_item(batches.seed, name, len(pool), first + i) for i in range(batches.window*share)]
-        items.sort(key=lambda item: len(pool[item[0]].sequence))
-        for b in range(batches.window): plan[b] += [(name, i, visit) for i, visit in items[b*share:(b+1)*share]]
+        shares = [{} for _ in range(batches.window)] # of each batch: (index, copy) -> visit
+        for i, visit in sorted(items, key=lambda item: len(pool[item[0]].sequence)):
+            open_ = [s for s in shares if len(s) < share]
+            new = next((s for s in open_ if (i, 0) not in s), open_[0])
+            new[i, len(new) if (i, 0) in new else 0] = visit
+        for b, s in enumerate(shares): plan[b] += [(name, i, visit) for (i, _), visit in s.items()]
     return [plan[b] for b in torch.randperm(batches.window, generator=generator(batches.seed, 'window', w)).tolist()]
 
 # %% ../nbs/14_batches.ipynb #1c174fa8

@@ -18,24 +18,25 @@ from matplotlib.figure import Figure
 from .cath import (Category, cath_category, domain_number_category, label_category, of_length, random_category, read_domains,
                          read_fasta, read_labels, residue_category)
 from .compare import compare, readable
-from .core import ConfigError, PlmsubError, RunError, read_json, whole_file
+from .core import ConfigError, DataError, PlmsubError, RunError, read_json, whole_file
 from .perplexity import mlm_perplexity, unigram_model
 from .plm import load_plm, save_plm
 from .plots import plot_perplexity, plot_selectivity, plot_training, plot_zeros
 from .pretrain import PretrainConfig, pretrain
 from .splits import read_split, split
 from .toy import toy_corpus
-from .train import Run, TrainConfig, controls, fit, load_run
+from .train import Run, TrainConfig, controls, fingerprint, fit, load_run, sample_proteins
 
 # %% ../nbs/70_cli.ipynb #8e256bfe
 def _command(func):
     "A console command: flags from the signature, errors as one readable line"
     @wraps(func)
     def run(*args, **kwargs):
-        if not is_cli(): return func(*args, **kwargs)
+        if not is_cli(command): return func(*args, **kwargs)
         try: func(*args, **kwargs)
-        except PlmsubError as error: sys.exit(f'{func.__name__}: {error}')
-    return call_parse(run)
+        except (PlmsubError, OSError) as error: sys.exit(f'{func.__name__}: {error}')
+    command = call_parse(run)
+    return command
 
 # %% ../nbs/70_cli.ipynb #a9f1a354
 def parse_category(
@@ -45,24 +46,28 @@ def parse_category(
     "The category that a short text names"
     if re.fullmatch(r'[\d.]+', text): return cath_category(text)
     if ':' not in text: return residue_category(text)
-    kind, value = text.rsplit(':', 1)
     if numbers := re.fullmatch(r'random:(\d+)(?::(\d+))?', text): return random_category(domains, int(numbers[1]), int(numbers[2] or 0))
-    if kind == 'domain' and value.isdigit(): return domain_number_category(int(value))
-    return label_category(read_labels(kind), value)
+    if number := re.fullmatch(r'domain:(\d+)', text): return domain_number_category(int(number[1]))
+    for colon in (m.start() for m in re.finditer(':', text)): # file names and labels may hold colons
+        if Path(text[:colon]).is_file(): return label_category(read_labels(text[:colon]), text[colon+1:])
+    raise ConfigError('no such category', text=text, do='Name a CATH node, helix, strand, coil, random:N, random:N:SEED, domain:N, or FILE:LABEL')
 
 # %% ../nbs/70_cli.ipynb #b3cee345
-def _read(domains, fasta, dssp, min_length, max_length): # what is left out is said, not hidden
+def _read(domains, fasta, dssp, dash, min_length, max_length): # what is left out is said, not hidden
     "Domains of a range of lengths"
-    everything = read_domains(domains, fasta or None, dssp or None) if domains != 'toy' else read_domains('toy')
+    everything = read_domains('toy') if domains == 'toy' else read_domains(domains, fasta or None, dssp or None, dash or None)
     kept = of_length(everything, min_length, max_length)
     if len(kept) < len(everything): print(f'{len(everything):,} domains read, {len(kept):,} of {min_length} to {max_length} residues used')
     return kept
 
-def _layers(text): # '0.8' | '2-5' | '0,3,4'
-    "Layers from a flag"
-    if ',' in text: return [int(k) for k in text.split(',') if k.strip().isdigit()] if re.fullmatch(r'[\d, ]+', text) else text
-    try: return float(text)
-    except ValueError: return text
+def _absolute(path): # so that plmsub_eval finds it from anywhere
+    "The full path of a file; other names as they are"
+    return str(Path(path).resolve()) if path and Path(path).is_file() else path
+
+def _layers(text): # '0.8' | '2-5' | '3' | '0,3,4'
+    "Layers from a flag: a number with a point is a fraction, one without is a layer"
+    if re.fullmatch(r'\d+(,\d+)*', text): return [int(k) for k in text.split(',')]
+    return float(text) if re.fullmatch(r'\d*\.\d*', text) else text
 
 # %% ../nbs/70_cli.ipynb #b0d730b5
 @_command
@@ -73,6 +78,7 @@ def plmsub_train(
     domains:str='toy', # CATH domain list (CLF 2.0), or toy
     fasta:str='', # CATH FASTA file with the domains' sequences
     dssp:str='', # FASTA file with DSSP strings (needed for residue categories)
+    dash:str='', # what - means in it: coil or unassigned
     min_length:int=64, # shortest domain used, residues
     max_length:int=512, # longest domain used, residues
     split_by:str='superfamily', # what must not be shared between parts: class, architecture, topology, superfamily, domain
@@ -82,17 +88,17 @@ def plmsub_train(
     steps:int=TrainConfig.steps, # optimiser steps
     batch_size:int=TrainConfig.batch_size, # proteins in a step
     suppressed:int=TrainConfig.suppressed, # of these, suppressed ones
-    layers:str='1.0', # masked layers: fraction from the top, range such as 2-5, or list such as 0,3
+    layers:str='1.0', # masked layers: fraction from the top such as 0.8, range such as 2-5, or numbers such as 0,3
     projections:str='query,key,value,output', # masked matrices, also up and down
     granularity:str=TrainConfig.granularity, # weight, neuron or head
     keep:float=TrainConfig.keep, # probability to keep a weight at the start
     temperature_start:float=TrainConfig.temperature_start, # T at the first step
     temperature_end:float=TrainConfig.temperature_end, # T at the last step
     threshold:float=TrainConfig.threshold, # tau
-    suppress_weight:float=TrainConfig.suppress, # weight of the KL to uniform
-    maintain_weight:float=TrainConfig.maintain, # weight of the KL to the teacher
-    mlm_weight:float=TrainConfig.mlm, # weight of the masked language modelling loss
-    sparsity_weight:float=TrainConfig.sparsity, # weight of the sparsity term
+    suppress_weight:float=TrainConfig.suppress_weight, # weight of the KL to uniform
+    maintain_weight:float=TrainConfig.maintain_weight, # weight of the KL to the teacher
+    mlm_weight:float=TrainConfig.mlm_weight, # weight of the masked language modelling loss
+    sparsity_weight:float=TrainConfig.sparsity_weight, # weight of the sparsity term
     sparsity_hold:int=TrainConfig.sparsity_hold, # steps before it sets in
     sparsity_ramp:int=TrainConfig.sparsity_ramp, # steps until its full weight
     uniform_over:str=TrainConfig.uniform_over, # vocabulary or "amino acids"
@@ -108,8 +114,8 @@ def plmsub_train(
     seed:int=TrainConfig.seed, # of batches, corruption and mask noise
 ):
     "Train a mask that suppresses a category and maintains the rest"
-    command = {k: v for k, v in locals().items()}
-    proteins = _read(domains, fasta, dssp, min_length, max_length)
+    command = {k: _absolute(v) if k in ('plm', 'domains', 'fasta', 'dssp') else v for k, v in locals().items()}
+    proteins = _read(domains, fasta, dssp, dash, min_length, max_length)
     target = parse_category(suppress, proteins)
     parts = split(proteins, by=split_by, seed=split_seed, category=target, suppressed_by=suppressed_by or None)
     run = fit(load_plm(plm, device), parts, target, _config(command), out, command=command)
@@ -117,11 +123,9 @@ def plmsub_train(
     return run
 
 # %% ../nbs/70_cli.ipynb #31baf9cb
-_WEIGHTS = dict(suppress='suppress_weight', maintain='maintain_weight', mlm='mlm_weight', sparsity='sparsity_weight') # field -> flag
-
 def _config(flags:dict) -> TrainConfig:
     "Settings of a run from the command's flags"
-    values = {f.name: flags[_WEIGHTS.get(f.name, f.name)] for f in fields(TrainConfig)}
+    values = {f.name: flags[f.name] for f in fields(TrainConfig)}
     return TrainConfig(**dict(values, layers=_layers(values['layers']), projections=tuple(values['projections'].split(','))))
 
 # %% ../nbs/70_cli.ipynb #57361c36
@@ -135,10 +139,19 @@ def evaluate(
 ) -> tuple[pd.DataFrame, pd.DataFrame]: # one row per protein, model, draw and pass; one row per model
     "Losses of a subnetwork and its controls, and what follows from them"
     models = {'full': run.subnetwork.plm, 'subnetwork': run.subnetwork, **controls(run, draws), 'unigram': unigram_model(train)}
-    table = mlm_perplexity(models, domains, passes=passes, seed=seed)
+    by_letters = run.category if run.category.kind == 'letters' else None
+    table = mlm_perplexity(models, domains, passes=passes, seed=seed, category=by_letters)
     return table, compare(table, run.category, seed=seed)
 
 # %% ../nbs/70_cli.ipynb #89381c52
+def _some(domains, category, n, seed): # half of them suppressed where there are enough; says how many
+    "A seeded draw of some proteins, or all of them"
+    if not n or n >= len(domains): return domains
+    drawn = sample_proteins(domains, category, n, seed)
+    print(f'{len(drawn):,} of {len(domains):,} proteins drawn')
+    return drawn
+
+# %% ../nbs/70_cli.ipynb #fee67a69
 def report_figure(
     run:Run, # for its log and its mask
     table:pd.DataFrame, # from `evaluate`
@@ -157,11 +170,11 @@ def report_figure(
     fig.suptitle(f'The model {run.subnetwork.plm.name} without category {run.category.name}')
     return fig
 
-# %% ../nbs/70_cli.ipynb #fee67a69
+# %% ../nbs/70_cli.ipynb #65021af4
 def _deliver(run, table, comparison, part): # prints, writes, and says where
     "Print the comparison; write both tables and the figure into the run's folder"
     shown = readable(comparison).filter(regex='perplexity|nats').rename(columns=lambda c: c.replace('perplexity', 'ppl'))
-    print(f'\nOn the {part} part, with 95 % intervals; the margin is the S of the subnetwork minus that of the model:\n\n{shown.to_string()}\n')
+    print(f'\nOn the {part} part (n proteins in so many superfamilies), with 95 % intervals; the margin is the S of the subnetwork minus that of the model:\n\n{shown.to_string()}\n')
     figure = report_figure(run, table, comparison)
     writers = {'perplexity.csv': lambda f: table.to_csv(f, index=False), 'comparison.csv': lambda f: comparison.to_csv(f, index=False),
                'report.png': lambda f: figure.savefig(f, format='png')}
@@ -169,14 +182,15 @@ def _deliver(run, table, comparison, part): # prints, writes, and says where
         with whole_file(run.folder/name) as temporary: write(temporary)
         print(run.folder/name)
 
-# %% ../nbs/70_cli.ipynb #65021af4
+# %% ../nbs/70_cli.ipynb #ed4bcaa0
 @_command
 def plmsub_eval(
     run:str='runs/class-1', # folder of a finished run that plmsub_train made
     part:str='test', # which part of its split: test, valid or train
+    proteins:int=0, # at most so many of its proteins, drawn with the seed; 0 is all
     passes:int=5, # passes over the proteins
     draws:int=5, # draws of the untrained and the random masks
-    seed:int=0, # of the hidden residues and of the intervals
+    seed:int=0, # of the hidden residues, the intervals and the draw of proteins
     device:str='cpu', # cpu, cuda or mps
 ):
     "Score a run's subnetwork and its controls on held-out proteins"
@@ -185,14 +199,17 @@ def plmsub_eval(
     if not config.exists(): raise RunError('no run here', file=run, do='Give the folder that plmsub_train wrote')
     command = read_json(config).get('command')
     if not command: raise RunError('this run was made from Python, so its data are not known', file=config, do='Evaluate it from Python')
-    domains = _read(*(command[k] for k in ('domains', 'fasta', 'dssp', 'min_length', 'max_length')))
+    domains = _read(*(command[k] for k in ('domains', 'fasta', 'dssp', 'dash', 'min_length', 'max_length')))
     parts = read_split(Path(run)/'split.json', domains)
+    changed = [p for p, known in read_json(config)['data'].items() if fingerprint(getattr(parts, p)) != known]
+    if changed: raise DataError(f"the {' and the '.join(changed)} part is not what the run was trained with", file=command['fasta'], do='Give the files of the run back their content')
     trained = load_run(run, load_plm(command['plm'], device))
-    table, comparison = evaluate(trained, getattr(parts, part), parts.train, passes, draws, seed)
+    scored = _some(getattr(parts, part), trained.category, proteins, seed)
+    table, comparison = evaluate(trained, scored, parts.train, passes, draws, seed)
     _deliver(trained, table, comparison, part)
     return comparison
 
-# %% ../nbs/70_cli.ipynb #2def193b
+# %% ../nbs/70_cli.ipynb #f5660af8
 @_command
 def plmsub_demo(
     out:str='plmsub_demo', # folder for the run, its tables and its figure
@@ -206,7 +223,7 @@ def plmsub_demo(
     plmsub_train(suppress=suppress, out=out, steps=steps, split_seed=seed, seed=seed, device=device)
     return plmsub_eval(run=out, seed=seed, device=device)
 
-# %% ../nbs/70_cli.ipynb #c6db1c9d
+# %% ../nbs/70_cli.ipynb #c2082c2c
 @_command
 def plmsub_pretrain(
     sequences:str='toy', # FASTA file, or toy for a corpus drawn from the toy families
@@ -227,6 +244,7 @@ def plmsub_pretrain(
 ):
     "Train a small ESM-2-shaped model by masked language modelling"
     given = {k: v for k, v in locals().items() if k in {f.name for f in fields(PretrainConfig)}}
+    if name == 'model': raise ConfigError('model.safetensors is the run\'s own file', text=name, do='Give the model another name')
     corpus = [s for _, s in (toy_corpus(proteins) if sequences == 'toy' else read_fasta(sequences))]
     if not 0 < valid_share < .5: raise ConfigError('the share held out lies between 0 and one half', text=str(valid_share))
     held_out = corpus[::round(1/valid_share)]
@@ -235,7 +253,7 @@ def plmsub_pretrain(
     print(f'{model}\n{save_plm(model, Path(out)/f"{name}.safetensors")} (half precision)')
     return model
 
-# %% ../nbs/70_cli.ipynb #60d41730
+# %% ../nbs/70_cli.ipynb #224c6828
 COMMANDS = (plmsub_demo, plmsub_pretrain, plmsub_train, plmsub_eval)
 
 @_command

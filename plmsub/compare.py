@@ -303,14 +303,14 @@ def readable(
     result:pd.DataFrame, # from `compare`
     digits:int=2, # after the point
 ) -> pd.DataFrame: # text, a row per model; nats, percent
-    "The comparison as a table to read: every number with its interval, and n in the heads"
+    "The comparison as a table to read: every number with its interval, and the numbers of proteins and superfamilies in the heads"
     def number(x, digits=digits): return '' if np.isnan(x) else f'{round(x, digits) + 0.:.{digits}f}'.replace('-', '−')
     def interval(name):
         bounds = result[[name, f'{name}_low', f'{name}_high']].itertuples(index=False)
         return ['' if np.isnan(value) else f'{number(value)} [{number(low)}, {number(high)}]' for value, low, high in bounds]
     first = result.iloc[0]
     columns = {'model': result.model}
-    for g in ('suppressed', 'maintained'): columns[f'perplexity {g} (n={first["n_"+g]})'] = result[f'ppl_{g}'].map(number)
+    for g in ('suppressed', 'maintained'): columns[f'perplexity {g} (n={first["n_"+g]} in {first["clusters_"+g]})'] = result[f'ppl_{g}'].map(number)
     columns |= {'S (nats)': interval('S'), 'D (nats)': interval('D'), 'margin (nats)': interval('margin')}
     for g in ('suppressed', 'maintained'):
         if result[f'lost_{g}'].notna().any(): columns[f'lost {g} (%)'] = [number(100*x, 0) for x in result[f'lost_{g}']]

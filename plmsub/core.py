@@ -345,7 +345,7 @@ def claim_folder(
     "Start a run here, or go on with the same one"
     file,about = Path(folder)/'config.json',json.loads(json.dumps(about, default=_plain))
     if not file.exists():
-        write_json(file.with_name('provenance.json'), provenance(device))
+        write_json(file.with_name('provenance.json'), provenance(device, **{k: about[k] for k in ('model', 'data') if k in about}))
         write_json(file, about | kept)
     theirs = read_json(file)
     for part,mine in about.items():
@@ -407,6 +407,7 @@ def resume(
     load, # a function that fills a fresh state from a checkpoint, or raises `RunError`
 ): # raises the first error where no checkpoint can be read
     "Go back to the last good checkpoint; without any, start afresh"
+    for half_written in (Path(folder)/'checkpoint').glob('.*'): half_written.unlink()
     errors = []
     for file in reversed(checkpoints(folder)):
         try: return load(file)

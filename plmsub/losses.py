@@ -64,15 +64,15 @@ KL_INPUTS = ('clean', 'masked', 'both')
 class Objective:
     "Weights and readings of the terms of the objective"
     suppress:float=10. # weight of the KL to uniform on suppressed residues (paper: 10)
-    maintain:float=7. # weight of the KL to the teacher on maintained residues (paper: 7)
+    maintain:float=20. # weight of the KL to the teacher on maintained residues (paper: 7)
     mlm:float=1. # weight of the masked language modelling loss on maintained residues (paper: 1)
     sparsity:float=0. # weight of the mean probability that a weight is kept (paper: 0)
     uniform_over:str='vocabulary' # 'vocabulary' (paper) or 'amino acids'
     kl_inputs:str='masked' # inputs that the KL terms see: 'clean' (paper), 'masked' or 'both'
 
     def __post_init__(self):
-        if self.uniform_over not in UNIFORM_OVER: raise ConfigError('uniform over what?', text=str(self.uniform_over), do='Choose '+' or '.join(UNIFORM_OVER)+'')
-        if self.kl_inputs not in KL_INPUTS: raise ConfigError('no such inputs for the KL terms', text=str(self.kl_inputs), do='Choose '+', '.join(KL_INPUTS)+'')
+        if self.uniform_over not in UNIFORM_OVER: raise ConfigError('uniform over what?', text=str(self.uniform_over), do='Choose '+' or '.join(UNIFORM_OVER))
+        if self.kl_inputs not in KL_INPUTS: raise ConfigError('no such inputs for the KL terms', text=str(self.kl_inputs), do='Choose '+', '.join(KL_INPUTS))
         if min(self.suppress, self.maintain, self.mlm, self.sparsity) < 0: raise ConfigError('the weight of a term cannot be negative', text=str(self))
 
     @property
@@ -92,7 +92,8 @@ def objective_terms(
     "The terms of the objective that depend on data"
     inputs = []
     if objective.sees_clean: inputs.append((clean, teacher_clean, batch.suppressed, batch.maintained))
-    if objective.sees_masked: inputs.append((corrupted, teacher_corrupted, batch.suppressed & batch.chosen, batch.maintained & batch.chosen))
+    hidden = batch.corrupted == esm_alphabet().mask_idx
+    if objective.sees_masked: inputs.append((corrupted, teacher_corrupted, batch.suppressed & hidden, batch.maintained & hidden))
     forget = [kl_to_uniform(logits, s, objective.uniform_over) for logits, _, s, _ in inputs]
     keep = [kl_to_teacher(logits, teacher, m) for logits, teacher, _, m in inputs]
     return dict(kl_uniform=sum(forget)/len(forget), kl_teacher=sum(keep)/len(keep),
@@ -102,12 +103,12 @@ def objective_terms(
 def weigh(
     objective:Objective, # weights of the terms
     terms:dict[str, Tensor], # from `objective_terms`
-    kept:Tensor, # scalar, mean probability that a weight is kept
+    keep_probability:Tensor, # scalar, mean probability that a mask value is 1
     sparsity_share:float=1., # share of the sparsity term in force at this step, from its schedule
 ) -> Tensor: # scalar
     "The objective: the weighted sum of its terms"
     return (objective.suppress*terms['kl_uniform'] + objective.maintain*terms['kl_teacher'] + objective.mlm*terms['mlm']
-            + objective.sparsity*sparsity_share*kept)
+            + objective.sparsity*sparsity_share*keep_probability)
 
 # %% ../nbs/40_losses.ipynb #694a9182
 def _logits(
@@ -142,8 +143,8 @@ def masked_nll(
             logits = _logits(model, name, tokens.masked_fill(hidden, esm_alphabet().mask_idx))
             logits = logits[hidden.to(logits.device)]
             logp = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-            losses = -logp.gather(1, tokens[hidden].to(logp.device)[:, None])[:, 0].double()
-            nll[name][places] = losses.cpu().numpy()
+            losses = -logp.gather(1, tokens[hidden].to(logp.device)[:, None])[:, 0].cpu().double()
+            nll[name][places] = losses.numpy()
             if losses.isnan().any(): raise ModelError(f'model {name} gives NaN', text=sequences[rows[0]][:40])
             if bar is not None: bar.update(len(rows))
     if bar is not None: bar.close()

@@ -45,7 +45,7 @@ def select_weights(
     "Names and shapes of the maskable matrices: weights only, never biases"
     unknown = set(projections) - {*ATTENTION, *FEED_FORWARD}
     if unknown or not projections:
-        raise ConfigError('no such projection', text=', '.join(sorted(unknown)), do='Choose among '+', '.join(ATTENTION + FEED_FORWARD)+'')
+        raise ConfigError('no such projection', text=', '.join(sorted(unknown)), do='Choose among '+', '.join(ATTENTION + FEED_FORWARD))
     kept = {f'layer.{k}' for k in select_layers(plm.n_layers, layers)}
     return {name: tuple(w.shape) for name, w in plm.weights.items() if name.rsplit('.', 2)[0] in kept and name.rsplit('.', 1)[1] in projections}
 
@@ -102,7 +102,7 @@ class WeightMask:
         shapes:dict[str,tuple[int,int]], # canonical name -> (out, in), from `select_weights`
         n_heads:int, # attention heads of the model, `H`
         granularity:str='weight', # what one logit stands for: 'weight', 'neuron' or 'head'
-        keep:float=.96, # probability to keep at the start, in (0, 1); the paper's p0
+        keep:float=.9, # probability to keep at the start, in (0, 1); the paper's p0 is .96
         device='cpu', # where the logits live
     ):
         if granularity not in GRANULARITIES: raise ConfigError('no such granularity', text=str(granularity), do='Choose weight, neuron or head')
@@ -128,11 +128,23 @@ def spread(self:WeightMask,
 
 # %% ../nbs/30_masks.ipynb #68f202e2
 @patch
+def gather(self:WeightMask,
+    values:dict[str, Tensor], # canonical name -> (out, in)
+) -> Tensor: # (M,) mean over the weights that a logit stands for
+    "The inverse of `spread`"
+    def units(n, v): # average over the axes along which a logit is repeated
+        view, unit = v.reshape(unit_view(n, self.shapes[n], self.granularity, self.n_heads)), self.units[n]
+        axes = [a for a, (long, short) in enumerate(zip(view.shape, unit)) if long != short]
+        return (view.mean(axes) if axes else view).flatten()
+    return torch.cat([units(n, values[n].float()) for n in self.shapes])
+
+# %% ../nbs/30_masks.ipynb #3a4a8914
+@patch
 def soft(self:WeightMask) -> dict[str, Tensor]: # canonical name -> (out, in), in (0, 1)
     "Sigmoid of the logits"
     return self.spread(self.logits.sigmoid())
 
-# %% ../nbs/30_masks.ipynb #3a4a8914
+# %% ../nbs/30_masks.ipynb #74126e14
 class StraightThrough(torch.autograd.Function):
     "Forward: 1 where `sigmoid(x/T) > tau`, else 0. Backward: the slope of the sigmoid"
     @staticmethod
@@ -146,7 +158,7 @@ class StraightThrough(torch.autograd.Function):
         s, = ctx.saved_tensors
         return grad*s*(1 - s)/ctx.temperature, None, None
 
-# %% ../nbs/30_masks.ipynb #165d997f
+# %% ../nbs/30_masks.ipynb #f6af0b78
 @patch
 def sample(self:WeightMask,
     temperature:float, # T > 0; the lower, the closer `s` lies to 0 and 1 and the narrower the band with a slope
@@ -160,7 +172,7 @@ def sample(self:WeightMask,
         x = x + (u.log() - (-u).log1p()).to(x.device)
     return self.spread(StraightThrough.apply(x, temperature, threshold))
 
-# %% ../nbs/30_masks.ipynb #84919fb7
+# %% ../nbs/30_masks.ipynb #9d66d942
 def keep_probability(
     logits:Tensor, # (...) mask logits
     temperature:float, # T > 0
@@ -169,7 +181,7 @@ def keep_probability(
     "Probability that a sampled mask keeps a weight"
     return (logits - temperature*math.log(threshold/(1 - threshold))).sigmoid()
 
-# %% ../nbs/30_masks.ipynb #da3de3dc
+# %% ../nbs/30_masks.ipynb #d7b0e6d2
 @patch
 def keep_now(self:WeightMask,
     temperature:float=1., # T of the sampling that is read; of no effect at a threshold of one half

@@ -66,6 +66,7 @@ def _score(
 ) -> pd.DataFrame: # a row per protein × pass × model × draw
     "Hide, score, and average by protein and pass"
     draws = {name: m if isinstance(m, list) else [m] for name, m in models.items()}
+    if empty := [name for name, m in draws.items() if not m]: raise ConfigError('a model has no draws', text=empty[0], do='Give at least one, or leave it out')
     places = {name if len(m) == 1 else f'{name}, draw {i}': (name, i) for name, m in draws.items() for i in range(len(m))}
     each = {text: draws[name][i] for text, (name, i) in places.items()}
     nll = masked_nll(each, [domains[d].sequence for d, _, _ in rows], [hidden for _, _, hidden in rows], **kwargs)

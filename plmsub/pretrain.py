@@ -38,7 +38,7 @@ class PretrainConfig:
     batch_tokens:int=8192 # tokens in a batch, padding included
     max_residues:int=1022 # longer proteins are cropped at random (ESM-2: 1024 tokens with start and end)
     mask_fraction:float=.15 # share of the amino acids to predict (ESM-2)
-    learning_rate:float=4e-4 # peak (ESM-2); models as small as the toy take 2e-3
+    learning_rate:float=4e-4 # peak (ESM-2); models as small as the toy take 2.5e-3
     warmup_steps:int=200 # linear rise to the peak
     final_fraction:float=.1 # of the peak, where the linear fall ends (ESM-2)
     beta1:float=.9 # AdamW (ESM-2)

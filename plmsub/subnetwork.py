@@ -24,8 +24,13 @@ class Subnetwork:
         mask:HardMask, # its matrices must be the model's; raises `ModelError` otherwise
     ):
         check_fits(mask, plm)
-        self.plm, self.mask, self.alphabet = plm, mask, plm.alphabet
-        self.weights = {n: plm.weights[n]*m.to(plm.device, plm.dtype) for n, m in mask.items()}
+        self.plm, self.mask = plm, mask
+        self._mask = {n: m.to(plm.device) for n, m in mask.items()}
+
+    @property
+    def weights(self) -> dict[str, Tensor]: # canonical name -> (out, in)
+        "The masked weights"
+        return {n: self.plm.weights[n]*m for n, m in self._mask.items()}
 
     def __call__(self,
         tokens:Tensor, # (B,L) int64
@@ -37,16 +42,20 @@ class Subnetwork:
         layers:tuple[int,...]|None=None, # which layers; `None` is the last
     ) -> dict[int, Tensor]: # layer -> (B,L,D)
         "Hidden states of some layers"
-        return self.plm.representations(tokens, layers or (self.plm.n_layers,), self.weights)
+        return self.plm.representations(tokens, layers, self.weights)
 
     def attention_maps(self, tokens:Tensor) -> Tensor: # (B,K,H,L,L)
         "Attention of all heads and layers"
         return self.plm.attention_maps(tokens, self.weights)
 
-    @property
-    def device(self): return self.plm.device
-    @property
-    def dtype(self): return self.plm.dtype
+    def fairesm(self):
+        "fair-esm's own module with the masked weights, for code that was written for it"
+        return self.plm.fairesm(self.weights)
+
+    name = property(lambda self: f'{self.plm.name} subnetwork')
+    alphabet, settings = property(lambda self: self.plm.alphabet), property(lambda self: self.plm.settings)
+    n_layers, dim, n_heads = (property(lambda self, k=k: getattr(self.plm, k)) for k in ('n_layers', 'dim', 'n_heads'))
+    device, dtype = property(lambda self: self.plm.device), property(lambda self: self.plm.dtype)
     def __repr__(self): return f'Subnetwork({self.plm.name}, {100*self.mask.sparsity:.2f}% of {self.mask.n_weights:,} weights removed)'
 
 # %% ../nbs/31_subnetwork.ipynb #dd0039f6
@@ -60,7 +69,7 @@ def check_fits(
         if m.shape != plm.weights[name].shape:
             raise ModelError(f'the mask of {name} has shape {tuple(m.shape)}, the matrix of {plm.name} {tuple(plm.weights[name].shape)}', do='Take the model that the mask was trained on')
 
-# %% ../nbs/31_subnetwork.ipynb #053ce048
+# %% ../nbs/31_subnetwork.ipynb #ed916747
 def _aligned(a:HardMask, b:HardMask): # both with the same matrices, ones where a mask does not name one
     "Two masks over the union of their matrices"
     for name in a.keys() & b.keys():
@@ -84,7 +93,7 @@ def keep_either(
     a, b = _aligned(a, b)
     return HardMask({n: a[n] | b[n] for n in a})
 
-# %% ../nbs/31_subnetwork.ipynb #61d85913
+# %% ../nbs/31_subnetwork.ipynb #241e58d2
 MASK_FORMAT = 'plmsub mask 1' # key of the one entry in the metadata of every mask file; equal masks give equal bytes
 
 def save_mask(
@@ -101,7 +110,7 @@ def save_mask(
         save_file(bits, temporary, metadata={MASK_FORMAT: json.dumps(about, sort_keys=True)})
     return Path(path)
 
-# %% ../nbs/31_subnetwork.ipynb #6727f6fd
+# %% ../nbs/31_subnetwork.ipynb #aad93ec6
 def _about(stored, path) -> dict:
     "The checked metadata of an open mask file"
     meta = stored.metadata() or {}
@@ -128,7 +137,7 @@ def load_mask(
     if mask.n_removed != about.get('n_removed'): raise DataError(f"the mask removes {mask.n_removed} weights, but says {about.get('n_removed')}", file=path, do='Make the file again')
     return mask, about
 
-# %% ../nbs/31_subnetwork.ipynb #b1d92b27
+# %% ../nbs/31_subnetwork.ipynb #e0a78a70
 def load_subnetwork(
     path:str|Path, # a mask file
     plm:Plm, # the model it belongs to; raises `ModelError` where the file names another one

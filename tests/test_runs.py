@@ -2,8 +2,9 @@
 import json, random, signal, subprocess, sys, time
 import pytest
 from plmsub.core import shared_dir
+from plmsub.subnetwork import load_mask
 
-SHORT = ['--steps', '24', '--valid_every', '8', '--valid_proteins', '16', '--valid_passes', '1', '--checkpoint_every', '4', '--warm_up', '0.1']
+SHORT = ['--steps', '24', '--valid_every', '8', '--valid_proteins', '16', '--valid_passes', '1', '--checkpoint_every', '4', '--keep', '0.55', '--lr', '0.5', '--max_damage', '10'] # weights fall at once
 
 def start(folder, command, *flags):
     script = folder/f'{command}.py'
@@ -33,6 +34,7 @@ def test_a_killed_run_ends_with_the_same_mask_and_log(tmp_path):
     assert shell(tmp_path, 'plmsub_train', *SHORT, '--out', 'killed')[0] == 0
     for name in ('mask.safetensors', 'log.jsonl', 'result.json'):
         assert (tmp_path/'whole'/name).read_bytes() == (tmp_path/'killed'/name).read_bytes(), name
+    assert load_mask(tmp_path/'whole/mask.safetensors')[0].n_removed > 0
 
 def test_sigterm_leaves_a_checkpoint(tmp_path):
     process = start(tmp_path, 'plmsub_train', *SHORT, '--steps', '100000', '--checkpoint_every', '100000', '--out', 'run')
