@@ -8,6 +8,7 @@ import argparse, tempfile, time
 from pathlib import Path
 import pandas as pd
 from plmsub.all import *
+from plmsub.core import provenance, write_json
 
 SEPARABLE = [('1', 'superfamily', None), ('2', 'superfamily', None), ('1.10', 'superfamily', None), ('1.10.10', 'superfamily', None),
              ('1.10.10.10', 'superfamily', 'domain'), ('helix', 'superfamily', None)]
@@ -47,3 +48,4 @@ if __name__ == '__main__':
             rows.append(one(*target, seed, flags.steps, domains, plm))
             print(pd.Series(rows[-1]).to_frame().T.to_string(index=False, header=len(rows) == 1), flush=True)
             pd.DataFrame(rows).round(4).to_csv(flags.out, index=False)
+    write_json(Path(flags.out).with_suffix('.json'), provenance(plm.device, command='python benchmarks/toy_truth.py', seeds=flags.seeds, steps=flags.steps, model=plm.fingerprint))

@@ -175,16 +175,19 @@ class CategoryBatches:
         if category.level == 'residue':
             self.pools, self.shares = {'all': [d for d in domains if (category.residues(d) >= 0).any()]}, {'all': size}
         else:
-            self.pools = {'suppressed': [d for d in domains if category.holds(d)], 'maintained': [d for d in domains if not category.holds(d)]}
+            inside, outside = [d for d in domains if category.holds(d)], [d for d in domains if not category.holds(d)]
+            self.pools = {'suppressed': inside, 'maintained': outside}
             self.shares = {'suppressed': suppressed, 'maintained': size - suppressed}
         for name, pool in self.pools.items():
             if not 0 < self.shares[name] <= len(pool):
-                raise ConfigError(f'a batch of {size} asks for {self.shares[name]} {name} proteins, but {category.name} leaves {len(pool)}',
+                wanted = f'a batch of {size} asks for {self.shares[name]} {name} proteins'
+                raise ConfigError(f'{wanted}, but {category.name} leaves {len(pool)}',
                                   do='Change the batch size, its number of suppressed proteins, or the split')
         self.window = max(1, min([window, *(len(pool)//self.shares[name] for name, pool in self.pools.items())]))
 
     def __repr__(self):
-        return 'CategoryBatches(' + self.category.name + ': ' + ', '.join(f'{self.shares[n]} of {len(p)} {n}' for n, p in self.pools.items()) + ')'
+        shares = ', '.join(f'{self.shares[name]} of {len(pool)} {name}' for name, pool in self.pools.items())
+        return f'CategoryBatches({self.category.name}: {shares})'
 
 # %% ../nbs/14_batches.ipynb #9e766d93
 @lru_cache(maxsize=16)
@@ -211,12 +214,12 @@ def _plan(batches:CategoryBatches, w:int) -> list[list[tuple[str, int, int]]]: #
         share = batches.shares[name]
         first = w*batches.window*share
         items = [stream_item(batches.seed, name, len(pool), first + i) for i in range(batches.window*share)]
-        shares = [{} for _ in range(batches.window)] # of each batch: (index, copy) -> visit
-        for i, visit in sorted(items, key=lambda item: len(pool[item[0]].sequence)):
-            open_ = [s for s in shares if len(s) < share]
-            new = next((s for s in open_ if (i, 0) not in s), open_[0])
-            new[i, len(new) if (i, 0) in new else 0] = visit
-        for b, s in enumerate(shares): plan[b] += [(name, i, visit) for (i, _), visit in s.items()]
+        shares = [[] for _ in range(batches.window)] # of each batch: (index, visit)
+        for item in sorted(items, key=lambda item: len(pool[item[0]].sequence)):
+            room = [s for s in shares if len(s) < share]
+            new = [s for s in room if item[0] not in dict(s)]
+            (new or room)[0].append(item)
+        for b, s in enumerate(shares): plan[b] += [(name, i, visit) for i, visit in s]
     return [plan[b] for b in torch.randperm(batches.window, generator=generator(batches.seed, 'window', w)).tolist()]
 
 # %% ../nbs/14_batches.ipynb #1c174fa8
@@ -227,4 +230,5 @@ def __getitem__(self:CategoryBatches,
     "Batch `k`: suppressed proteins first"
     w, place = divmod(k, self.window)
     rows = _plan(self, w)[place]
-    return make_batch([self.pools[name][i] for name, i, _ in rows], [visit % self.corruptions for *_, visit in rows], self.category, self.seed)
+    domains, visits = [self.pools[name][i] for name, i, _ in rows], [visit % self.corruptions for *_, visit in rows]
+    return make_batch(domains, visits, self.category, self.seed)

@@ -22,11 +22,12 @@ def random_mask(
     "A random mask with as many zeros as another one"
     if match not in ('matrix', 'overall'): raise ConfigError('zeros are matched by matrix or overall', text=str(match))
     layout = layout or single_weights(like)
-    if match == 'overall' and layout.granularity != 'weight': raise ConfigError('units of different size cannot be matched overall', do='Match by matrix')
+    if match == 'overall' and layout.granularity != 'weight':
+        raise ConfigError('units of different size cannot be matched overall', do='Match by matrix')
     kept = layout.gather(like) > .5
     parts = kept.split([math.prod(u) for u in layout.units.values()] if match == 'matrix' else [len(kept)])
-    shuffled = [part[torch.randperm(len(part), generator=generator(seed, 'random mask', match, i))] for i, part in enumerate(parts)]
-    return HardMask(layout.spread(torch.cat(shuffled)))
+    def shuffle(i, part): return part[torch.randperm(len(part), generator=generator(seed, 'random mask', match, i))]
+    return HardMask(layout.spread(torch.cat([shuffle(i, part) for i, part in enumerate(parts)])))
 
 def single_weights(like:HardMask) -> WeightMask: # the layout of a mask that removes single weights
     "Where the weights of a mask lie"
@@ -42,8 +43,10 @@ def magnitude_mask(
     check_fits(like, plm)
     layout = layout or single_weights(like)
     sizes = [math.prod(u) for u in layout.units.values()]
-    kept, magnitude = (layout.gather(v).split(sizes) for v in (like, {n: plm.weights[n].abs().cpu() for n in like}))
-    return HardMask(layout.spread(torch.cat([m.argsort(stable=True).argsort() >= (k < .5).sum() for k, m in zip(kept, magnitude)])))
+    kept = layout.gather(like).split(sizes)
+    magnitude = layout.gather({n: plm.weights[n].abs().cpu() for n in like}).split(sizes)
+    larger = [m.argsort(stable=True).argsort() >= (k < .5).sum() for k, m in zip(kept, magnitude)]
+    return HardMask(layout.spread(torch.cat(larger)))
 
 # %% ../nbs/32_controls.ipynb #f3f78a3e
 def untrained_masks(

@@ -65,9 +65,11 @@ def check_fits(
 ) -> None: # raises `ModelError`
     "Refuse a mask for matrices that the model does not have"
     for name, m in mask.items():
-        if name not in plm.weights: raise ModelError(f'the mask names a matrix that {plm.name} does not have', text=name, do='Take the model that the mask was trained on')
+        advice = 'Take the model that the mask was trained on'
+        if name not in plm.weights: raise ModelError(f'the mask names a matrix that {plm.name} does not have', text=name, do=advice)
         if m.shape != plm.weights[name].shape:
-            raise ModelError(f'the mask of {name} has shape {tuple(m.shape)}, the matrix of {plm.name} {tuple(plm.weights[name].shape)}', do='Take the model that the mask was trained on')
+            shapes = f'{tuple(m.shape)}, the matrix of {plm.name} {tuple(plm.weights[name].shape)}'
+            raise ModelError(f'the mask of {name} has shape {shapes}', do=advice)
 
 # %% ../nbs/31_subnetwork.ipynb #ed916747
 def _aligned(a:HardMask, b:HardMask): # both with the same matrices, ones where a mask does not name one

@@ -71,7 +71,7 @@ class TrainConfig:
         "The part of the settings that weighs the terms"
         return Objective(self.suppress_weight, self.maintain_weight, self.mlm_weight, self.sparsity_weight, self.uniform_over, self.kl_inputs)
 
-# %% ../nbs/42_train.ipynb #7b46d0ee
+# %% ../nbs/42_train.ipynb #c563b9cb
 def _autocast(device): # bf16 where the hardware has it
     "Mixed precision on an accelerator, none on the CPU"
     fast = device.type == 'cuda' and torch.cuda.is_bf16_supported()
@@ -96,7 +96,7 @@ def run_step(
     keeping = keep_probability(mask.logits, temperature, config.threshold).mean()
     return weigh(objective, terms, keeping, hold_then_ramp(step, config.sparsity_hold, config.sparsity_ramp)), {**terms, 'keep_probability': keeping}
 
-# %% ../nbs/42_train.ipynb #ad5f4eb4
+# %% ../nbs/42_train.ipynb #276f52b6
 class Validation:
     "S and D of hard masks on a fixed sample of the valid part"
     def __init__(self, plm:Plm, domains:list[Domain], category:Category, config:TrainConfig):
@@ -122,7 +122,7 @@ class Validation:
         damage = self._mean(delta, 0)
         return dict(valid_S=self._mean(delta, 1) - damage, valid_D=damage, sparsity=mask.sparsity)
 
-# %% ../nbs/42_train.ipynb #8a814522
+# %% ../nbs/42_train.ipynb #2df61943
 def sample_proteins(
     domains:list[Domain], # to draw from; their order does not matter
     category:Category, # for a category of whole proteins, both sides are drawn from
@@ -137,7 +137,7 @@ def sample_proteins(
     inside = inside[:max(n//2, n - len(outside))]
     return inside + outside[:n - len(inside)]
 
-# %% ../nbs/42_train.ipynb #33cc314e
+# %% ../nbs/42_train.ipynb #8ae7e1f0
 def rank(
     scores:dict[str, float], # from `Validation`
     max_damage:float, # limit on D, nats
@@ -146,7 +146,7 @@ def rank(
     within = scores['valid_D'] <= max_damage
     return (within, scores['valid_S'] if within else -scores['valid_D'])
 
-# %% ../nbs/42_train.ipynb #8ae7e1f0
+# %% ../nbs/42_train.ipynb #9dcf7ab7
 @dataclass
 class State:
     "All that changes during a run"
@@ -156,7 +156,7 @@ class State:
     best:torch.Tensor|None=None # (M,) bool, the best hard mask so far, one value a logit
     scores:dict|None=None # of the best mask, with the step it is from
 
-# %% ../nbs/42_train.ipynb #abf69aa1
+# %% ../nbs/42_train.ipynb #c762bcb4
 def new_state(
     plm:Plm, # the frozen model
     config:TrainConfig,
@@ -179,7 +179,7 @@ def save_state(
     drop_checkpoints(folder)
     return path
 
-# %% ../nbs/42_train.ipynb #70fa9058
+# %% ../nbs/42_train.ipynb #01d96880
 def load_state(
     state:State, # fresh; filled in place
     path:Path, # a checkpoint
@@ -195,7 +195,7 @@ def load_state(
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as e:
         raise RunError('damaged checkpoint', file=path, text=str(e).split('\n')[0], do='Delete it; the one before it will be used') from None
 
-# %% ../nbs/42_train.ipynb #c762bcb4
+# %% ../nbs/42_train.ipynb #80390dce
 def describe(plm:Plm, parts:Split, category:Category, config:TrainConfig) -> dict: # JSON values
     "Everything that a run's result depends on"
     return dict(config=asdict(config), category=category.to_dict(), model=dict(name=plm.name, fingerprint=plm.fingerprint),
@@ -205,7 +205,7 @@ def fingerprint(domains:list[Domain]) -> str: # the same for the same proteins i
     "Number of proteins, and a hash of all that is read of them"
     return f"{len(domains)} proteins, {seed_of(sorted((d.id, d.sequence, getattr(d, 'code', ''), getattr(d, 'dssp', None) or '') for d in domains)):016x}"
 
-# %% ../nbs/42_train.ipynb #80390dce
+# %% ../nbs/42_train.ipynb #844b63f0
 @dataclass(frozen=True)
 class Run:
     "A trained mask and where it came from"
@@ -224,7 +224,7 @@ class Run:
         return (f"Run(category {self.category.name} in {self.subnetwork.plm.name}: {100*self.scores['sparsity']:.2f}% removed, "
                 f"valid S {self.scores['valid_S']:.2f}, D {self.scores['valid_D']:.3f} nats at step {self.scores['step']})")
 
-# %% ../nbs/42_train.ipynb #2180732f
+# %% ../nbs/42_train.ipynb #871800d9
 def load_run(
     folder:str|Path, # of a finished run; raises `RunError` where there is none
     plm:Plm, # the model it was trained on
@@ -238,7 +238,7 @@ def load_run(
     subnetwork = load_subnetwork(folder/'mask.safetensors', plm)
     return Run(folder, config, Category.from_dict(about['category']), subnetwork, read_json(folder/'result.json'))
 
-# %% ../nbs/42_train.ipynb #844b63f0
+# %% ../nbs/42_train.ipynb #1e2f438a
 def _look(state, validation, config): # reads the mask hard and keeps it if it is the best
     "Score the mask on valid"
     mask = state.mask.hard(config.temperature_end, config.threshold)
@@ -247,7 +247,7 @@ def _look(state, validation, config): # reads the mask hard and keeps it if it i
         state.scores, state.best = scores, state.mask.keep_now(config.temperature_end, config.threshold)
     return {k: v for k, v in scores.items() if k != 'step'}
 
-# %% ../nbs/42_train.ipynb #871800d9
+# %% ../nbs/42_train.ipynb #42aefe96
 def _update(plm, state, batches, config): # one optimiser step; returns its row of the log, tensors included
     "Draw, measure, improve"
     batch, lr = batches[state.step].to(plm.device), one_cycle(state.step, config.steps, config.lr, config.warm_up)
@@ -267,7 +267,7 @@ def _flush(rows, folder, state): # numbers leave the device here, and only here
     save_state(state, folder)
     rows.clear()
 
-# %% ../nbs/42_train.ipynb #dfdfed6b
+# %% ../nbs/42_train.ipynb #9a0e4b56
 def fit(
     plm:Plm, # the frozen model
     parts:Split, # train, valid, test; test is not used
@@ -302,7 +302,7 @@ def fit(
     save_mask(best, folder/'mask.safetensors', plm, category=category.to_dict(), config=asdict(config), scores=state.scores)
     return load_run(folder, plm)
 
-# %% ../nbs/42_train.ipynb #7c2a659b
+# %% ../nbs/42_train.ipynb #0423562a
 def controls(
     run:Run,
     draws:int=5, # draws of the untrained and of the random masks
