@@ -34,12 +34,15 @@ def encode(
     sequences:list[str], # protein sequences in upper-case one-letter code, one a row
 ) -> Tensor: # (B,L) int64 tokens, `L` = longest sequence + 2; raises `DataError` for a letter that is no residue
     "Tokens of some sequences, padded on the right"
+    if isinstance(sequences, str): raise DataError('this is one sequence in place of a list', text=sequences, do='Write [sequence]')
     alphabet, table = esm_alphabet(), _letter_table()
+    for i, sequence in enumerate(sequences):
+        if not isinstance(sequence, str) or not sequence: raise DataError(f'sequence {i+1} is empty or no text', text=str(sequence), do='Leave it out')
     rows = np.full((len(sequences), 2 + max(map(len, sequences), default=0)), alphabet.padding_idx, dtype=np.int64)
-    for row, sequence in zip(rows, sequences):
+    for i, (row, sequence) in enumerate(zip(rows, sequences)):
         tokens = table[np.frombuffer(sequence.encode('latin-1', 'replace'), dtype=np.uint8)]
         if (bad := np.flatnonzero(tokens < 0)).size:
-            raise DataError(f'residue {bad[0]+1} is no letter of the model', text=sequence[bad[0]], do='Use '+AMINO_ACIDS+OTHER_RESIDUES)
+            raise DataError(f'residue {bad[0]+1} of sequence {i+1} is no letter of the model', text=sequence[bad[0]], do='Use '+AMINO_ACIDS+OTHER_RESIDUES)
         row[0], row[1:len(tokens)+1], row[len(tokens)+1] = alphabet.cls_idx, tokens, alphabet.eos_idx
     return torch.from_numpy(rows)
 

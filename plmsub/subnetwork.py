@@ -6,13 +6,13 @@
 __all__ = ['MASK_FORMAT', 'Subnetwork', 'check_fits', 'keep_both', 'keep_either', 'save_mask', 'load_mask', 'load_subnetwork']
 
 # %% ../nbs/31_subnetwork.ipynb #ff9fc390
-import json
+import json, math
 from pathlib import Path
 import numpy as np, torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
-from .core import DataError, ModelError, whole_file
+from .core import DataError, ModelError, parse_json, whole_file
 from .masks import HardMask
 from .plm import Plm
 
@@ -22,9 +22,10 @@ class Subnetwork:
     def __init__(self,
         plm:Plm, # the frozen model
         mask:HardMask, # its matrices must be the model's; raises `ModelError` otherwise
+        about:dict|None=None, # what the mask's file says of it
     ):
         check_fits(mask, plm)
-        self.plm, self.mask = plm, mask
+        self.plm, self.mask, self.about = plm, mask, about or {}
         self._mask = {n: m.to(plm.device) for n, m in mask.items()}
 
     @property
@@ -117,9 +118,12 @@ def _about(stored, path) -> dict:
     "The checked metadata of an open mask file"
     meta = stored.metadata() or {}
     if MASK_FORMAT not in meta: raise DataError('not a mask file of plmsub', file=path, text=', '.join(meta) or 'no metadata', do='Give the mask.safetensors of a run')
-    try: about = json.loads(meta[MASK_FORMAT]); shapes = {n: tuple(s) for n, s in about['shapes'].items()}
-    except (KeyError, ValueError, AttributeError, TypeError): raise DataError('the description of the mask cannot be read', file=path, do='Make the file again') from None
-    if set(shapes) != set(stored.keys()): raise DataError('the file does not hold the matrices that it describes', file=path, do='Make the file again')
+    about = parse_json(meta[MASK_FORMAT], file=path, line=None)
+    shapes = about.get('shapes') if isinstance(about, dict) else None
+    is_shape = lambda s: isinstance(s, list) and len(s) == 2 and all(type(k) is int and k > 0 for k in s)
+    if not isinstance(shapes, dict) or not shapes or not all(map(is_shape, shapes.values())):
+        raise DataError('the metadata give no shapes of matrices', file=path, do='Make the file again')
+    if shapes.keys() != set(stored.keys()): raise DataError('the file does not hold the matrices that it describes', file=path, do='Make the file again')
     return about
 
 def load_mask(
@@ -127,17 +131,21 @@ def load_mask(
 ) -> tuple[HardMask, dict]: # the mask, and what `save_mask` was told about it
     "Read a mask file"
     if not Path(path).is_file(): raise DataError('there is no such file', file=path, do='Give the mask.safetensors of a run')
-    mask = HardMask()
     try:
         with safe_open(path, 'np') as stored:
             about = _about(stored, path)
-            for name, shape in about['shapes'].items():
-                bits, n = stored.get_tensor(name), int(np.prod(shape))
-                if bits.dtype != np.uint8 or bits.shape != (-(-n//8),): raise DataError(f'matrix {name} does not hold {n} bits', file=path, do='Make the file again')
-                mask[name] = torch.from_numpy(np.unpackbits(bits, count=n).astype(bool).reshape(shape))
-    except SafetensorError as e: raise DataError('not a safetensors file, or a damaged one', file=path, text=str(e), do='Make the file again') from None
-    if mask.n_removed != about.get('n_removed'): raise DataError(f"the mask removes {mask.n_removed} weights, but says {about.get('n_removed')}", file=path, do='Make the file again')
+            mask = HardMask({name: _unpacked(stored.get_tensor(name), shape, name, path) for name, shape in about['shapes'].items()})
+    except (SafetensorError, OSError) as e: raise DataError('not a safetensors file, or a damaged one', file=path, text=str(e), do='Make the file again') from None
+    if (mask.n_removed, mask.sparsity) != (about.get('n_removed'), about.get('sparsity')):
+        raise DataError(f"the mask removes {mask.n_removed} weights, but says {about.get('n_removed')}", file=path, do='Make the file again')
     return mask, about
+
+def _unpacked(bits, shape, name, path):
+    "The mask of one matrix"
+    n = math.prod(shape)
+    if bits.dtype != np.uint8 or bits.shape != (-(-n//8),) or np.unpackbits(bits)[n:].any():
+        raise DataError(f'matrix {name} does not hold {n} bits', file=path, do='Make the file again')
+    return torch.from_numpy(np.unpackbits(bits, count=n).astype(bool).reshape(shape))
 
 # %% ../nbs/31_subnetwork.ipynb #e0a78a70
 def load_subnetwork(
@@ -148,4 +156,4 @@ def load_subnetwork(
     mask, about = load_mask(path)
     if about.get('fingerprint') not in (None, plm.fingerprint):
         raise ModelError(f"this mask belongs to {about.get('model')}; the weights of {plm.name} are others", file=path, do='Load the model that it was trained on')
-    return Subnetwork(plm, mask)
+    return Subnetwork(plm, mask, about)

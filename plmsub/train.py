@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from .batches import Batch, CategoryBatches, masked_positions
 from .cath import Category, Domain
 from .controls import control_masks
-from .core import (ConfigError, RunError, append_log, checkpoint_file, claim_folder, cut_log, drop_checkpoints, generator,
-                         noticing_sigterm, numpy_rng, progress, read_json, read_log, resume, seed_of, whole_file, write_json)
+from .core import (ConfigError, DataError, PlmsubError, RunError, append_log, checkpoint_file, claim_folder, cut_log, drop_checkpoints,
+                         generator, noticing_sigterm, numpy_rng, parse_json, progress, read_json, read_log, resume, seed_of, whole_file, write_json)
 from .losses import Objective, masked_nll, objective_terms, weigh
-from .masks import HardMask, WeightMask, keep_probability, select_weights
+from .masks import GRANULARITIES, HardMask, WeightMask, keep_probability, select_weights
 from .plm import Plm
 from .schedules import cosine, hold_then_ramp, one_cycle
-from .splits import PARTS, Split, check_split
+from .splits import PARTS, Split, check_split, leakage
 from .subnetwork import Subnetwork, load_subnetwork, save_mask
 
 # %% ../nbs/42_train.ipynb #3b248b2f
@@ -59,17 +59,34 @@ class TrainConfig:
     seed:int=0 # of batches, corruption and mask noise
 
     def __post_init__(self):
-        for name in ('steps', 'batch_size', 'valid_every', 'valid_proteins', 'valid_passes', 'checkpoint_every', 'corruptions'):
-            if getattr(self, name) < 1: raise ConfigError(f'{name} must be at least 1', text=str(getattr(self, name)))
-        if min(self.temperature_start, self.temperature_end, self.lr) <= 0: raise ConfigError('temperatures and learning rate must be positive')
-        if not 0 < self.threshold < 1: raise ConfigError('the threshold lies between 0 and 1', text=str(self.threshold))
-        if not 0 <= self.warm_up < 1: raise ConfigError('the warm-up is a share of the steps, at least 0 and below 1', text=str(self.warm_up))
+        _check_numbers(self)
+        layers, names = self.layers, self.projections
+        if isinstance(layers, bool) or not isinstance(layers, (int, float, str, list)) or isinstance(layers, list) and not all(type(k) is int for k in layers):
+            raise ConfigError('layers are a fraction, a range such as 2-5, or a list of numbers', text=str(layers))
+        if not isinstance(names, (tuple, list)) or not all(isinstance(p, str) for p in names): raise ConfigError('projections are a tuple of names', text=str(names))
+        if self.granularity not in GRANULARITIES: raise ConfigError('no such granularity', text=str(self.granularity), do='Choose '+', '.join(GRANULARITIES))
         self.objective # checks its own settings
 
     @property
     def objective(self) -> Objective:
         "The part of the settings that weighs the terms"
         return Objective(self.suppress_weight, self.maintain_weight, self.mlm_weight, self.sparsity_weight, self.uniform_over, self.kl_inputs)
+
+def _check_numbers(config):
+    "ConfigError for a setting that is no number, or out of its range"
+    def need(names, ok, what):
+        for name in names.split():
+            v = getattr(config, name)
+            if isinstance(v, bool) or not isinstance(v, (int, float)) or not ok(v): raise ConfigError(f'{name} must be {what}', text=str(v))
+    whole = lambda least: lambda v: isinstance(v, int) and v >= least
+    need('steps batch_size valid_every valid_proteins valid_passes checkpoint_every corruptions', whole(1), 'a whole number of at least 1')
+    need('suppressed sparsity_hold sparsity_ramp', whole(0), 'a whole number of at least 0')
+    need('seed', whole(-math.inf), 'a whole number')
+    need('temperature_start temperature_end lr', lambda v: 0 < v < math.inf, 'above 0')
+    need('keep threshold', lambda v: 0 < v < 1, 'between 0 and 1')
+    need('warm_up', lambda v: 0 <= v < 1, 'a share of the steps, at least 0 and below 1')
+    need('suppress_weight maintain_weight mlm_weight sparsity_weight', lambda v: 0 <= v < math.inf, 'at least 0')
+    need('max_damage', lambda v: -math.inf < v < math.inf, 'a number')
 
 # %% ../nbs/42_train.ipynb #c563b9cb
 def _autocast(device): # bf16 where the hardware has it
@@ -185,15 +202,32 @@ def load_state(
     path:Path, # a checkpoint
 ) -> None: # raises `RunError` for a damaged one
     "Read a checkpoint"
+    logits = state.mask.logits
     try:
-        with safe_open(path, 'pt', device=str(state.mask.logits.device)) as stored:
-            tensors, meta = {k: stored.get_tensor(k) for k in stored.keys()}, stored.metadata()
-        with torch.no_grad(): state.mask.logits.copy_(tensors['logits'])
-        about = json.loads(meta['state'])
-        state.step, state.scores, state.best = about['step'], about['scores'], tensors.get('best')
-        state.optimiser.state[state.mask.logits] = dict(step=torch.tensor(float(state.step), device=state.mask.logits.device), exp_avg=tensors['exp_avg'], exp_avg_sq=tensors['exp_avg_sq'])
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as e:
-        raise RunError('damaged checkpoint', file=path, text=str(e).split('\n')[0], do='Delete it; the one before it will be used') from None
+        with safe_open(path, 'pt', device=str(logits.device)) as stored:
+            tensors, meta = {k: stored.get_tensor(k) for k in stored.keys()}, stored.metadata() or {}
+        about = parse_json(meta.get('state', ''), file=path, line=None)
+        _check_state(tensors, about, logits, path)
+    except (SafetensorError, OSError, DataError) as e:
+        raise RunError('damaged checkpoint', file=path, text=str(e), do='Delete it; the one before it will be used') from None
+    with torch.no_grad(): logits.copy_(tensors['logits'])
+    state.step, state.scores, state.best = about['step'], about['scores'], tensors.get('best')
+    state.optimiser.state[logits] = dict(step=torch.tensor(float(state.step), device=logits.device), exp_avg=tensors['exp_avg'], exp_avg_sq=tensors['exp_avg_sq'])
+
+def _check_state(tensors, about, logits, path):
+    "DataError unless a checkpoint holds what a run of this shape needs to go on"
+    if not isinstance(about, dict) or about.keys() != {'step', 'scores'} or type(about['step']) is not int or checkpoint_file(path.parent.parent, about['step']) != path:
+        raise DataError('this is not the checkpoint of the step that its name says')
+    scored = about['scores'] is not None
+    if scored: _check_scores(about['scores'])
+    kinds = dict.fromkeys(('logits', 'exp_avg', 'exp_avg_sq'), logits.dtype) | ({'best': torch.bool} if scored else {})
+    if kinds != {k: t.dtype for k, t in tensors.items()} or any(t.shape != logits.shape for t in tensors.values()):
+        raise DataError('it does not hold the tensors of this run', text=', '.join(f'{k} {tuple(t.shape)}' for k, t in tensors.items()))
+
+def _check_scores(scores, file=None):
+    "DataError unless these are the scores of a mask"
+    if not isinstance(scores, dict) or scores.keys() != {'step', 'valid_S', 'valid_D', 'sparsity'} or not all(type(v) in (int, float) for v in scores.values()):
+        raise DataError('these are not the scores of a mask', file=file, text=str(scores), do='They have step, valid_S, valid_D and sparsity')
 
 # %% ../nbs/42_train.ipynb #80390dce
 def describe(plm:Plm, parts:Split, category:Category, config:TrainConfig) -> dict: # JSON values
@@ -206,10 +240,18 @@ def fingerprint(domains:list[Domain]) -> str: # the same for the same proteins i
     return f"{len(domains)} proteins, {seed_of(sorted((d.id, d.sequence, getattr(d, 'code', ''), getattr(d, 'dssp', None) or '') for d in domains)):016x}"
 
 # %% ../nbs/42_train.ipynb #844b63f0
+def _report_leakage(parts, folder, mmseqs): # leakage.csv is written last, so where it is, both are
+    "Write what the parts of the split share, once"
+    if (folder/'leakage.csv').exists(): return
+    table, pairs = leakage(parts, mmseqs)
+    for name, rows in (('leakage_pairs.csv', pairs), ('leakage.csv', table)):
+        with whole_file(folder/name) as temporary: rows.to_csv(temporary, index=False)
+
+# %% ../nbs/42_train.ipynb #dfdfed6b
 @dataclass(frozen=True)
 class Run:
     "A trained mask and where it came from"
-    folder:Path # holds config.json, split.json, provenance.json, log.jsonl, mask.safetensors
+    folder:Path # holds config.json, split.json, leakage.csv, provenance.json, log.jsonl, mask.safetensors
     config:TrainConfig
     category:Category # what is suppressed
     subnetwork:Subnetwork # the model under the best hard mask
@@ -220,11 +262,19 @@ class Run:
         "One row a step"
         return pd.DataFrame(read_log(self.folder))
 
+    @property
+    def leakage(self) -> pd.DataFrame: # as `splits.leakage` gives it; which proteins they are is in leakage_pairs.csv
+        "What valid and test share with train"
+        file, again = self.folder/'leakage.csv', 'call fit or plmsub_train on this folder once more'
+        if not file.exists(): raise RunError('no leakage report here', file=file, do=again.capitalize())
+        try: return pd.read_csv(file, dtype=dict(seen='Int64'))
+        except (ValueError, OSError): raise RunError('damaged leakage report', file=file, do=f'Delete it, and {again}') from None
+
     def __repr__(self):
         return (f"Run(category {self.category.name} in {self.subnetwork.plm.name}: {100*self.scores['sparsity']:.2f}% removed, "
                 f"valid S {self.scores['valid_S']:.2f}, D {self.scores['valid_D']:.3f} nats at step {self.scores['step']})")
 
-# %% ../nbs/42_train.ipynb #871800d9
+# %% ../nbs/42_train.ipynb #1e2f438a
 def load_run(
     folder:str|Path, # of a finished run; raises `RunError` where there is none
     plm:Plm, # the model it was trained on
@@ -232,13 +282,25 @@ def load_run(
     "Read a run back"
     folder = Path(folder)
     if not (folder/'mask.safetensors').exists(): raise RunError('no finished run here', file=folder, do='Start it, or let it go on, with fit or plmsub_train')
-    about = read_json(folder/'config.json')
-    known = {f.name for f in fields(TrainConfig)}
-    config = TrainConfig(**{k: tuple(v) if k == 'projections' else v for k, v in about['config'].items() if k in known})
+    about, scores = read_json(folder/'config.json'), read_json(folder/'result.json')
+    config, category = _settings(about, folder/'config.json')
+    _check_scores(scores, folder/'result.json')
     subnetwork = load_subnetwork(folder/'mask.safetensors', plm)
-    return Run(folder, config, Category.from_dict(about['category']), subnetwork, read_json(folder/'result.json'))
+    if any(subnetwork.about.get(k) != v for k, v in dict(config=about['config'], category=about['category'], scores=scores).items()):
+        raise RunError('this mask is not that of config.json and result.json beside it', file=folder/'mask.safetensors', do='Give each run a folder of its own')
+    return Run(folder, config, category, subnetwork, scores)
 
-# %% ../nbs/42_train.ipynb #1e2f438a
+def _settings(about, file):
+    "Settings and category of a run from what its config.json holds"
+    values = about.get('config') if isinstance(about, dict) else None
+    if not isinstance(values, dict) or not isinstance(about.get('category'), dict): raise RunError('this does not describe a run', file=file)
+    if wrong := values.keys() ^ {f.name for f in fields(TrainConfig)}:
+        raise RunError('settings are missing or not known', file=file, text=', '.join(sorted(wrong)), do='Was the run made by another version of plmsub?')
+    if isinstance(values['projections'], list): values = dict(values, projections=tuple(values['projections']))
+    try: return TrainConfig(**values), Category.from_dict(about['category'])
+    except PlmsubError as e: raise RunError(str(e), file=file) from None
+
+# %% ../nbs/42_train.ipynb #9a0e4b56
 def _look(state, validation, config): # reads the mask hard and keeps it if it is the best
     "Score the mask on valid"
     mask = state.mask.hard(config.temperature_end, config.threshold)
@@ -247,7 +309,7 @@ def _look(state, validation, config): # reads the mask hard and keeps it if it i
         state.scores, state.best = scores, state.mask.keep_now(config.temperature_end, config.threshold)
     return {k: v for k, v in scores.items() if k != 'step'}
 
-# %% ../nbs/42_train.ipynb #42aefe96
+# %% ../nbs/42_train.ipynb #832445d7
 def _update(plm, state, batches, config): # one optimiser step; returns its row of the log, tensors included
     "Draw, measure, improve"
     batch, lr = batches[state.step].to(plm.device), one_cycle(state.step, config.steps, config.lr, config.warm_up)
@@ -267,7 +329,7 @@ def _flush(rows, folder, state): # numbers leave the device here, and only here
     save_state(state, folder)
     rows.clear()
 
-# %% ../nbs/42_train.ipynb #9a0e4b56
+# %% ../nbs/42_train.ipynb #5f139a7f
 def fit(
     plm:Plm, # the frozen model
     parts:Split, # train, valid, test; test is not used
@@ -275,6 +337,7 @@ def fit(
     config:TrainConfig|None=None, # `None` is the defaults
     folder:str|Path='run', # of this run; one that was stopped goes on, a finished one is read
     command:dict|None=None, # how the model and the data can be found again, for `plmsub_eval`; kept, never compared
+    mmseqs:bool=True, # search for relatives in train with MMseqs2, if it is installed; for leakage.csv alone
 ) -> Run: # with the best mask on valid
     "Train a mask that suppresses a category and maintains the rest"
     config, folder = config or TrainConfig(), Path(folder)
@@ -282,6 +345,7 @@ def fit(
     batches = CategoryBatches(parts.train, category, config.batch_size, config.suppressed, config.seed, config.corruptions)
     state, rows = new_state(plm, config), []
     claim_folder(folder, describe(plm, parts, category, config), plm.device, command=command)
+    _report_leakage(parts, folder, mmseqs)
     parts.save(folder/'split.json')
     if (folder/'mask.safetensors').exists(): return load_run(folder, plm)
     resume(folder, lambda path: load_state(state, path))
@@ -302,7 +366,7 @@ def fit(
     save_mask(best, folder/'mask.safetensors', plm, category=category.to_dict(), config=asdict(config), scores=state.scores)
     return load_run(folder, plm)
 
-# %% ../nbs/42_train.ipynb #0423562a
+# %% ../nbs/42_train.ipynb #87aeadfb
 def controls(
     run:Run,
     draws:int=5, # draws of the untrained and of the random masks
