@@ -19,7 +19,7 @@ import numpy as np
 from fastcore.basics import patch
 from .coordinates import residue_ranges
 from .core import AMINO_ACIDS,OTHER_RESIDUES,ConfigError,DataError
-from .core import _decoded_lines,numbered_lines,package_file,seed_of
+from .core import decoded_lines,numbered_lines,package_file,seed_of
 
 # %% ../nbs/10_cath.ipynb #c727beaf
 LEVELS = ('class', 'architecture', 'topology', 'superfamily')
@@ -30,7 +30,8 @@ def code_fields(
 )->tuple: # its fields as whole numbers
     "Fields of a CATH code; `ConfigError` for what is not a code or has a class that does not exist"
     if not re.fullmatch(r'[1-9][0-9]{0,8}(\.[1-9][0-9]{0,8}){0,3}', str(code)):
-        raise ConfigError('this is not a CATH code', text=code, do='Give one to four numbers with points between them, as in 1.10.8')
+        do = 'Give one to four numbers with points between them, as in 1.10.8'
+        raise ConfigError('this is not a CATH code', text=code, do=do)
     fields = tuple(int(f) for f in str(code).split('.'))
     if fields[0] not in CLASSES:
         raise ConfigError(f'CATH has the classes {", ".join(map(str, CLASSES))}, not {fields[0]}', text=code)
@@ -66,22 +67,32 @@ class Protein:
     id:str # unique within a table
     sequence:str # N residues in capitals: the 20 amino acids and X, B, Z, U, O
     labels:dict = field(default_factory=dict, hash=False) # name -> value, the user's own
+    _:KW_ONLY
+    dssp:str|None = None # N letters of secondary structure, see `STATES`; '.' where none is assigned
 
     def __post_init__(self):
         if not self.id: raise DataError('a protein needs an id')
         if not self.sequence: raise DataError('the sequence is empty', text=self.id)
         if bad := _first_bad(self.sequence, AMINO_ACIDS + OTHER_RESIDUES):
             raise DataError(f'{self.id}: this is no residue letter', text=bad, do=_letters)
+        if self.dssp is not None: _check_dssp(self.id, self.sequence, self.dssp)
 
     def __len__(self): return len(self.sequence)
     def __repr__(self): return f'{type(self).__name__}({self.id}, {len(self)} residues)'
 
 _letters = (f'A sequence holds the letters {AMINO_ACIDS} and {OTHER_RESIDUES}. '
             'Small letters often mark masked or inserted residues: make them capitals if they count')
+_DSSP = 'HGIEBTSLCP-.'
+
+def _check_dssp(id, sequence, dssp, **where):
+    if len(dssp) != len(sequence):
+        what = f'{id}: {len(dssp)} letters of secondary structure for {len(sequence)} residues'
+        raise DataError(what, text=dssp, **where)
+    if bad := _first_bad(dssp, _DSSP):
+        raise DataError(f'{id}: this is no letter of secondary structure', text=bad, do=f'Use {_DSSP}', **where)
 
 # %% ../nbs/10_cath.ipynb #e0bef3d2
 _DOMAIN_ID = re.compile(r'[0-9][a-z0-9]{3}[A-Za-z0-9][0-9]{2}')
-_DSSP = 'HGIEBTSLCP-.'
 
 @dataclass(frozen=True, repr=False)
 class Domain(Protein):
@@ -89,7 +100,6 @@ class Domain(Protein):
     _:KW_ONLY
     code:str # CATH code of its superfamily, four fields
     boundary:str|None = None # PDB residue numbers, such as '4-330' or '2-36_193-240'
-    dssp:str|None = None # N letters of secondary structure, see `STATES`; '.' where none is assigned
     resolution_A:float|None = None # of the structure; `None` for NMR and where it is unknown
     clusters:tuple = () # numbers of its S35, S60, S95 and S100 clusters, and its count in the last
 
@@ -99,7 +109,6 @@ class Domain(Protein):
         if len(code_fields(self.code)) != 4:
             raise DataError(f'{self.id}: the code of a domain has four fields', text=self.code)
         if self.boundary is not None: _check_boundary(self.id, self.boundary)
-        if self.dssp is not None: _check_dssp(self.id, self.sequence, self.dssp)
 
     pdb = property(lambda self: self.id[:4], doc='PDB entry')
     chain = property(lambda self: self.id[4], doc='Chain')
@@ -113,12 +122,6 @@ _ids = 'An id has seven characters: PDB entry, chain, and the number of the doma
 def _check_boundary(id, boundary, **where):
     try: residue_ranges(boundary)
     except DataError as e: raise DataError(f'{id}: {e.what}', text=e.text, do=e.do, **where) from None
-
-def _check_dssp(id, sequence, dssp, **where):
-    if len(dssp) != len(sequence):
-        raise DataError(f'{id}: {len(dssp)} letters of secondary structure for {len(sequence)} residues', text=dssp, **where)
-    if bad := _first_bad(dssp, _DSSP):
-        raise DataError(f'{id}: this is no letter of secondary structure', text=bad, do=f'Use {_DSSP}', **where)
 
 # %% ../nbs/10_cath.ipynb #db687a42
 STATES = {'helix':'HGI', 'strand':'EB', 'coil':'TSLCP-'} # DSSP letters; P, the kappa helix of mkdssp 4, counts as coil
@@ -147,7 +150,8 @@ class ClfRow(NamedTuple):
 def _clf_row(row, **where):
     columns = row.split()
     if len(columns) != 12:
-        raise DataError(f'a row has 12 columns, this one has {len(columns)}', text=row, do='Is this a domain list in CLF 2.0?', **where)
+        what = f'a row has 12 columns, this one has {len(columns)}'
+        raise DataError(what, text=row, do='Is this a domain list in CLF 2.0?', **where)
     if not _DOMAIN_ID.fullmatch(columns[0]):
         raise DataError('this is not a CATH domain id', text=columns[0], do=_ids, **where)
     for name,value in zip((*LEVELS, 'S35', 'S60', 'S95', 'S100', 'S100 count', 'length'), columns[1:11]):
@@ -157,7 +161,8 @@ def _clf_row(row, **where):
         raise DataError(f'CATH has the classes {", ".join(map(str, CLASSES))}', text=f'class {columns[1]}', **where)
     if not re.fullmatch(r'[0-9]+(\.[0-9]+)?', columns[11]):
         raise DataError(f'{columns[0]}: the resolution must be a number', text=columns[11], **where)
-    return ClfRow(columns[0], '.'.join(columns[1:5]), tuple(map(int, columns[5:10])), int(columns[10]), float(columns[11]))
+    code,clusters = '.'.join(columns[1:5]),tuple(map(int, columns[5:10]))
+    return ClfRow(columns[0], code, clusters, int(columns[10]), float(columns[11]))
 
 # %% ../nbs/10_cath.ipynb #6d120dc0
 def unique_id(
@@ -203,7 +208,7 @@ def read_cath_names(
 )->dict: # node, such as '1.10.8' -> its name; '' where it has none
     "Read the names of CATH nodes; `DataError` names the first row that is not right"
     names,found = {},{}
-    for n,line in _decoded_lines(file):
+    for n,line in decoded_lines(file):
         nodes,colon,name = line.rstrip('\n').partition(':')
         line = nodes + colon + name.replace('\u00a0', ' ')
         if not line.replace('\t', ' ').isprintable():
@@ -305,7 +310,8 @@ def read_cath_fasta(
     file, # FASTA with CATH headers, plain or gzip
 )->dict: # CATH domain id -> (boundary or None, sequence), in the order of the file
     "Read CATH's sequences"
-    return {id: (boundary,sequence) for _,id,boundary,sequence in _cath_records(file, AMINO_ACIDS+OTHER_RESIDUES, _letters)}
+    records = _cath_records(file, AMINO_ACIDS+OTHER_RESIDUES, _letters)
+    return {id: (boundary,sequence) for _,id,boundary,sequence in records}
 
 # %% ../nbs/10_cath.ipynb #14882b58
 def _dssp_records(file, dash):
@@ -328,14 +334,16 @@ def read_dssp_fasta(
 # %% ../nbs/10_cath.ipynb #12cb2ce9
 def _domain(id, boundary, sequence, rows, strings, check_lengths, list_file, dssp_file, **where):
     if id not in rows:
-        raise DataError(f'this domain is not in {Path(list_file).name}', text=id, do='Take list and sequences from one release of CATH', **where)
+        raise DataError(f'this domain is not in {Path(list_file).name}', text=id, do=_one_release, **where)
     row,(n,dssp) = rows[id],strings.get(id, (None,None))
     if check_lengths and row.length != len(sequence):
-        raise DataError(f'{id} has {len(sequence)} residues here and {row.length} in {Path(list_file).name}', text=sequence,
-                        do='Take list and sequences from one release of CATH, or pass check_lengths=False', **where)
+        what = f'{id} has {len(sequence)} residues here and {row.length} in {Path(list_file).name}'
+        raise DataError(what, text=sequence, do=f'{_one_release}, or pass check_lengths=False', **where)
     if dssp is not None: _check_dssp(id, sequence, dssp, file=dssp_file, line=n)
     return Domain(id, sequence, code=row.code, boundary=boundary, dssp=dssp, resolution_A=row.measured_A,
                   clusters=row.clusters)
+
+_one_release = 'Take list and sequences from one release of CATH'
 
 # %% ../nbs/10_cath.ipynb #b79a7cbd
 def read_domains(
@@ -405,7 +413,8 @@ def cath_category(
     code:str, # CATH node of any level, such as '1', '1.10' or '1.10.8.10'
 )->Category:
     "All domains under a CATH node"
-    return Category('.'.join(map(str, code_fields(code))), 'cath', '.'.join(map(str, code_fields(code))))
+    code_fields(code)
+    return Category(str(code), 'cath', str(code))
 
 def domain_number_category(
     number:int, # from 1; 0 for domains that are a whole chain
@@ -452,7 +461,8 @@ def random_category(
 )->Category:
     "n proteins drawn at random"
     if not isinstance(n, int) or not 0 < n < len(domains):
-        raise ConfigError(f'{n} of {len(domains)} proteins cannot be a category', do='Leave some inside and some outside')
+        what = f'{n} of {len(domains)} proteins cannot be a category'
+        raise ConfigError(what, do='Leave some inside and some outside')
     drawn = sorted((d.id for d in domains), key=lambda id: seed_of(seed, 'random category', id))[:n]
     return Category(f'random-{n}-seed-{seed}', 'set', ids=frozenset(drawn))
 
@@ -473,7 +483,8 @@ def predicate_category(
     domains:list, # proteins it is asked about, now; the category refuses others
 )->Category:
     "All proteins of which something is true"
-    return Category(name, 'set', ids=frozenset(d.id for d in domains if fn(d)), known=frozenset(d.id for d in domains))
+    ids = frozenset(d.id for d in domains if fn(d))
+    return Category(name, 'set', ids=ids, known=frozenset(d.id for d in domains))
 
 # %% ../nbs/10_cath.ipynb #ac51bbea
 _SEPARATORS = {'\t':'a tab', ',':'a comma', ';':'a semicolon', '|':'a bar', ' ':'a space'}
@@ -537,8 +548,8 @@ def _letters_of(self:Category, protein):
             raise DataError(f'{protein.id}: {len(text)} letters for {len(protein)} residues', text=text)
         return text, self.value
     if not getattr(protein, 'dssp', None):
-        raise DataError(f'the category {self.name} needs secondary structure, which this protein lacks', text=protein.id,
-                        do='Give a file of DSSP strings, or leave it out')
+        what = f'the category {self.name} needs secondary structure, which this protein lacks'
+        raise DataError(what, text=protein.id, do='Give its secondary structure, or leave it out')
     return protein.dssp, STATES[self.value]
 
 # %% ../nbs/10_cath.ipynb #0d5159c0

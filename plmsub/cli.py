@@ -7,17 +7,17 @@ __all__ = ['COMMANDS', 'parse_category', 'plmsub_train', 'evaluate', 'report_fig
            'plmsub_domain', 'plmsub_demo', 'plmsub_export', 'plmsub_pretrain', 'plmsub_help']
 
 # %% ../nbs/70_cli.ipynb #a25846e6
-import re, sys
-from dataclasses import fields
+import os, re, sys
+from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
 import pandas as pd
 from fastcore.script import Param, call_parse, is_cli
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from .cath import (Category, cath_category, domain_number_category, domain_record, label_category, of_length, predicate_category,
-                         random_category, read_cath_names, read_clf, read_domains, read_dssp_fasta, read_fasta, read_labels, read_residue_labels,
-                         residue_category, residue_label_category)
+from .cath import (STATES, Category, cath_category, domain_number_category, domain_record, label_category,
+                         of_length, random_category, read_cath_names, read_clf, read_domains, read_dssp_fasta,
+                         read_fasta, read_labels, read_residue_labels, residue_category, residue_label_category)
 from .compare import compare, readable
 from .core import ConfigError, DataError, PlmsubError, RunError, data_dir, package_file, read_json, whole_file
 from .dssp import read_dssp_table, with_dssp
@@ -31,7 +31,9 @@ from .pretrain import PretrainConfig, pretrain
 from .splits import leakage, leakage_line, read_split, split
 from .subnetwork import Subnetwork
 from .toy import toy_corpus
-from .train import Run, TrainConfig, controls, fingerprint, fit, load_run, sample_proteins
+from .track import tracker
+from .train import (Run, TrainConfig, controls, fingerprint, fit, is_first_process, load_run, plan, process_device,
+                          sample_proteins)
 
 # %% ../nbs/70_cli.ipynb #8e256bfe
 def _command(func):
@@ -51,38 +53,51 @@ _CATEGORIES = ('Name a CATH node, helix, strand, coil, random:N, random:N:SEED, 
 def _file_and_rest(text): # file names and labels may hold colons
     "A file that exists and what follows the colon behind it, or None"
     cuts = [m.start() for m in re.finditer(':', text)]
-    return next(((text[:k], text[k+1:]) for k in cuts if Path(text[:k]).is_file()), None)
+    return next(((text[:k], text[k+1:]) for k in cuts if os.path.isfile(text[:k])), None)
 
 def _header_category(name, value, proteins):
     "All proteins with one value of a label that was read from the headers"
     known = {k for p in proteins for k in p.labels}
     if name not in known:
-        raise ConfigError('no protein has such a label', text=name, do=f'Labels are {", ".join(sorted(known)) or "read with --headers"}')
-    return label_category({p.id: str(p.labels[name]) for p in proteins if p.labels.get(name) is not None}, value)
+        do = f'Labels are {", ".join(sorted(known)) or "read with --headers"}'
+        raise ConfigError('no protein has such a label', text=name, do=do)
+    labels = {p.id: str(p.labels[name]) for p in proteins if p.labels.get(name) is not None}
+    return replace(label_category(labels, value), name=f'{name}={value}')
 
 # %% ../nbs/70_cli.ipynb #1dce157f
 def parse_category(
-    text:str, # '1.10' | 'helix' | 'random:200:3' | 'domain:2' | 'organism=Homo sapiens' | 'labels.tsv:kinase' | 'residues:sites.tsv:B'
+    text:str, # '1.10', 'helix', 'random:200:3', 'domain:2', 'gene=gnd', 'labels.tsv:kinase' or 'residues:sites.tsv:B'
     proteins:list, # the proteins it is for
 ) -> Category: # raises `ConfigError` for anything else
     "The category that a short text names"
-    if re.fullmatch(r'[\d.]+', text): return cath_category(text)
-    if numbers := re.fullmatch(r'random:(\d+)(?::(\d+))?', text): return random_category(proteins, int(numbers[1]), int(numbers[2] or 0))
-    if number := re.fullmatch(r'domain:(\d+)', text): return domain_number_category(int(number[1]))
+    if re.fullmatch('[0-9.]+', text): return cath_category(text)
+    if text in STATES: return residue_category(text)
+    if number := re.fullmatch('domain:([0-9]{1,9})', text): return domain_number_category(int(number[1]))
+    if numbers := re.fullmatch('random:([0-9]{1,9})(?::([0-9]{1,9}))?', text):
+        return random_category(proteins, int(numbers[1]), int(numbers[2] or 0))
     if text.startswith('residues:') and (found := _file_and_rest(text.removeprefix('residues:'))):
         return residue_label_category(f'residues {found[1]}', read_residue_labels(found[0]), found[1])
     if found := _file_and_rest(text):
         return label_category(read_labels(found[0], ',' if found[0].endswith('.csv') else '\t'), found[1])
     if label := re.fullmatch(r'(\w+)=(.+)', text): return _header_category(label[1], label[2], proteins)
-    if ':' not in text: return residue_category(text)
-    raise ConfigError('no such category', text=text, do=_CATEGORIES)
+    raise ConfigError('no such category, and no such file', text=text, do=_CATEGORIES)
 
 # %% ../nbs/70_cli.ipynb #b0d730b5
-def _proteins(domains, fasta, headers):
+def _with_headers(fasta, headers, final_stop, skip): # says what it leaves out
+    "Proteins of a FASTA file with the labels of their headers"
+    skipped = [] if skip else None
+    proteins = read_proteins(fasta, headers, final_stop, skipped)
+    if skipped: print(f'{len(skipped):,} record{"s"[:len(skipped) > 1]} left out, the first: {skipped[0]}')
+    return proteins
+
+def _proteins(domains, fasta, headers, final_stop, skip):
     "All proteins that the flags of a command name"
+    if (final_stop or skip) and not headers:
+        raise ConfigError('--final_stop and --skip are for FASTA files with --headers', do='Leave them out')
     if headers:
         if not fasta: raise ConfigError('headers are those of a FASTA file', text=headers, do='Give --fasta')
-        return read_proteins(fasta, headers)
+        if domains != 'toy': raise ConfigError('a CATH list has no headers', text=headers, do='Leave one of the two out')
+        return _with_headers(fasta, headers, final_stop, skip)
     if domains != 'toy': return read_domains(domains, fasta or None)
     if not fasta: return read_domains('toy')
     raise ConfigError('a FASTA file alone does not say what its proteins are', text=fasta,
@@ -90,23 +105,30 @@ def _proteins(domains, fasta, headers):
 
 def _structure(proteins, dssp, dash, by): # says which proteins got none
     "The same proteins with the secondary structure that the flags name"
-    if Path(dssp).is_dir(): source = dssp
-    elif Path(dssp).suffix == '.tsv': source = read_dssp_table(dssp)
-    else: source = read_dssp_fasta(dssp, dash or None)
+    folder = dssp and Path(dssp).is_dir()
+    fasta = dssp and not folder and Path(dssp).suffix != '.tsv'
+    if by and not folder:
+        raise ConfigError('--dssp_by is for coordinates', text=by, do='Give a folder of them with --dssp')
+    if dash and not fasta:
+        raise ConfigError('--dash is for DSSP strings in a FASTA file', text=dash, do='Give the file with --dssp')
+    if not dssp: return proteins
+    source = dssp if folder else read_dssp_fasta(dssp, dash or None) if fasta else read_dssp_table(dssp)
     proteins, missing = with_dssp(proteins, source, by or None)
     if missing:
         id, why = next(iter(missing.items()))
-        print(f'{len(missing):,} of {len(proteins):,} proteins have no secondary structure, the first is {id} ({why})')
+        print(f'{len(missing):,} of {len(proteins):,} proteins get no secondary structure, the first is {id} ({why})')
     return proteins
 
 # %% ../nbs/70_cli.ipynb #31baf9cb
 def _read(flags):
-    "The proteins that the flags of a command name, of the right length, with secondary structure if it was given"
-    everything = _proteins(flags['domains'], flags['fasta'], flags.get('headers'))
+    "The proteins that the flags name, of the right length, with secondary structure if it was given"
+    everything = _proteins(*(flags[k] for k in ('domains', 'fasta', 'headers', 'final_stop', 'skip')))
     shortest, longest = flags['min_length'], flags['max_length']
     kept = of_length(everything, shortest, longest)
-    if len(kept) < len(everything): print(f'{len(everything):,} proteins read, {len(kept):,} of {shortest} to {longest} residues used')
-    return _structure(kept, flags['dssp'], flags['dash'], flags.get('dssp_by')) if flags['dssp'] else kept
+    if not kept: raise ConfigError(f'none of {len(everything):,} proteins has {shortest} to {longest} residues')
+    if len(kept) < len(everything):
+        print(f'{len(everything):,} proteins read, {len(kept):,} of {shortest} to {longest} residues used')
+    return _structure(kept, flags['dssp'], flags['dash'], flags.get('dssp_by'))
 
 # %% ../nbs/70_cli.ipynb #be648003
 def _absolute(path): # so that plmsub_eval finds it from anywhere
@@ -121,24 +143,30 @@ def _layers(text): # '0.8' | '2-5' | '3' | '0,3,4'
 # %% ../nbs/70_cli.ipynb #e80797f9
 @_command
 def plmsub_train(
-    suppress:str='1', # category: CATH node, helix|strand|coil, random:N[:SEED], domain:N, LABEL=VALUE, FILE:LABEL, or residues:FILE:LETTERS
+    suppress:str='1', # category: 1.10, helix, random:N[:SEED], domain:N, LABEL=VALUE, FILE:LABEL or residues:FILE:LETTERS
     out:str='runs/class-1', # folder of the run
-    plm:str='toy', # model: toy, a name such as esm2_t6_8M_UR50D, a path to .pt (fair-esm) or .safetensors, or a transformers folder
+    plm:str='toy', # model: toy, a name such as esm2_t6_8M_UR50D, a .pt (fair-esm) or .safetensors file, or a transformers folder
     domains:str='toy', # CATH domain list (CLF 2.0), or toy
     fasta:str='', # FASTA file with the sequences
     headers:str='', # for a FASTA file without a CATH list: uniprot, deeplocpro, prokka or plain headers
-    dssp:str='', # for helix, strand and coil: FASTA file with DSSP strings, .tsv table, or folder of DSSP or coordinate files
+    final_stop:bool=False, # leave out one * at the end of each sequence of such a file
+    skip:bool=False, # leave out its records that cannot be read, and say how many
+    dssp:str='', # for helix, strand, coil: FASTA file of DSSP strings, .tsv table, or folder of DSSP or coordinate files
     dash:str='', # what - means in a FASTA file: coil or unassigned
     dssp_by:str='', # for a folder of coordinates: pydssp or mkdssp
     min_length:int=64, # shortest protein used, residues
     max_length:int=512, # longest protein used, residues
-    split_by:str='superfamily', # what must not be shared between parts: class, architecture, topology, superfamily, domain, or a label
+    split_by:str='superfamily', # what parts do not share: class, architecture, topology, superfamily, domain, or a label
     suppressed_by:str='', # the same for suppressed proteins, where it differs (domain for a superfamily target)
     split_seed:int=0, # seed of the split
-    device:str='cpu', # cpu, cuda or mps
+    device:str='cpu', # cpu, cuda or mps; with torchrun each process takes a device of its own
+    track:str='', # tensorboard or wandb, where installed
+    recompute:bool=False, # less memory, about a third more time
+    compiled:bool=False, # torch.compile, for accelerators
     steps:int=TrainConfig.steps, # optimiser steps
-    batch_size:int=TrainConfig.batch_size, # proteins in a step
-    suppressed:int=TrainConfig.suppressed, # of these, suppressed ones
+    batch_size:int=TrainConfig.batch_size, # proteins in a batch
+    accumulate:int=TrainConfig.accumulate, # batches in a step
+    suppressed:int=TrainConfig.suppressed, # suppressed proteins in a batch
     layers:str='1.0', # masked layers: fraction from the top such as 0.8, range such as 2-5, or numbers such as 0,3
     projections:str='query,key,value,output', # masked matrices, also up and down
     granularity:str=TrainConfig.granularity, # weight, neuron or head
@@ -171,25 +199,32 @@ def plmsub_train(
     proteins = _labelled(proteins, target)
     target.check(proteins)
     parts = split(proteins, by=split_by, seed=split_seed, category=target, suppressed_by=suppressed_by or None)
-    if copies := leakage_line(leakage(parts, mmseqs=False)[0]): print(copies)
-    run = fit(load_plm(plm, device), parts, target, _config(command), out, command=command)
-    print(run)
+    if (copies := leakage_line(leakage(parts, mmseqs=False)[0])) and is_first_process(): print(copies)
+    plan(parts, target, _config(command)) # what cannot work is said before a model is loaded
+    model = load_plm(plm, process_device(device)).tuned(recompute, compiled)
+    watcher = tracker(track, out, command) if track and is_first_process() else None
+    run = fit(model, parts, target, _config(command), out, command=command, track=watcher)
+    if watcher: watcher.finish()
+    if is_first_process(): print(run)
     return run
 
 # %% ../nbs/70_cli.ipynb #b14e7eb4
 def _labelled(proteins, category): # says how many are left out
     "The proteins that a category speaks about"
-    speaks = dict(set=lambda p: category.known is None or p.id in category.known, letters=lambda p: p.id in category._by_id,
-                  state=lambda p: getattr(p, 'dssp', None))
+    speaks = dict(set=lambda p: category.known is None or p.id in category.known,
+                  letters=lambda p: p.id in category._by_id, state=lambda p: p.dssp)
     kept = [p for p in proteins if speaks.get(category.kind, lambda p: True)(p)]
-    if 0 < len(kept) < len(proteins): print(f'{len(kept):,} of {len(proteins):,} proteins used: of the others it is not known whether they are {category.name}')
+    if 0 < len(kept) < len(proteins):
+        print(f'{len(kept):,} of {len(proteins):,} proteins used: of the others it is not known whether they are '
+              f'{category.name}')
     return kept or proteins
 
 # %% ../nbs/70_cli.ipynb #57361c36
 def _config(flags:dict) -> TrainConfig:
     "Settings of a run from the command's flags"
     values = {f.name: flags[f.name] for f in fields(TrainConfig)}
-    return TrainConfig(**dict(values, layers=_layers(values['layers']), projections=tuple(values['projections'].split(','))))
+    layers, projections = _layers(values['layers']), tuple(values['projections'].split(','))
+    return TrainConfig(**dict(values, layers=layers, projections=projections))
 
 # %% ../nbs/70_cli.ipynb #260637d3
 def evaluate(
@@ -201,7 +236,8 @@ def evaluate(
     seed:int=0, # of the hidden residues and of the intervals
 ) -> tuple[pd.DataFrame, pd.DataFrame]: # one row per protein, model, draw and pass; one row per model
     "Losses of a subnetwork and its controls, and what follows from them"
-    models = {'full': run.subnetwork.plm, 'subnetwork': run.subnetwork, **controls(run, draws), 'unigram': unigram_model(train)}
+    models = {'full': run.subnetwork.plm, 'subnetwork': run.subnetwork, **controls(run, draws),
+              'unigram': unigram_model(train)}
     by_letters = run.category if run.category.kind == 'letters' else None
     table = mlm_perplexity(models, domains, passes=passes, seed=seed, category=by_letters)
     return table, compare(table, run.category, seed=seed)
@@ -212,12 +248,14 @@ def _command_of(run): # raises `RunError`
     config = Path(run)/'config.json'
     if not config.exists(): raise RunError('no run here', file=run, do='Give the folder that plmsub_train wrote')
     command = read_json(config).get('command')
-    if not command: raise RunError('this run was made from Python, so its model and data are not known', file=config, do='Go on in Python')
-    return command
+    if command: return command
+    what = 'this run was made from Python, so its model and data are not known'
+    raise RunError(what, file=config, do='Go on in Python')
 
 # %% ../nbs/70_cli.ipynb #f5660af8
 def _some(domains, category, n, seed): # half of them suppressed where there are enough; says how many
     "A seeded draw of some proteins, or all of them"
+    if n < 0: raise ConfigError('the number of proteins cannot be negative', text=n)
     if not n or n >= len(domains): return domains
     drawn = sample_proteins(domains, category, n, seed)
     print(f'{len(drawn):,} of {len(domains):,} proteins drawn')
@@ -246,9 +284,11 @@ def report_figure(
 def _deliver(run, table, comparison, part): # prints, writes, and says where
     "Print the comparison; write both tables and the figure into the run's folder"
     shown = readable(comparison).filter(regex='perplexity|nats').rename(columns=lambda c: c.replace('perplexity', 'ppl'))
-    print(f'\nOn the {part} part (n proteins in so many superfamilies), with 95 % intervals; the margin is the S of the subnetwork minus that of the model:\n\n{shown.to_string()}\n')
+    print(f'\nOn the {part} part (n proteins in so many superfamilies), with 95 % intervals; '
+          f'the margin is the S of the subnetwork minus that of the model:\n\n{shown.to_string()}\n')
     figure = report_figure(run, table, comparison)
-    writers = {'perplexity.csv': lambda f: table.to_csv(f, index=False), 'comparison.csv': lambda f: comparison.to_csv(f, index=False),
+    writers = {'perplexity.csv': lambda f: table.to_csv(f, index=False),
+               'comparison.csv': lambda f: comparison.to_csv(f, index=False),
                'report.png': lambda f: figure.savefig(f, format='png')}
     for name, write in writers.items():
         with whole_file(run.folder/name) as temporary: write(temporary)
@@ -266,11 +306,14 @@ def plmsub_eval(
     device:str='cpu', # cpu, cuda or mps
 ):
     "Score a run's subnetwork and its controls on held-out proteins"
-    if part not in ('test', 'valid', 'train'): raise ConfigError('no such part of the split', text=part, do='Choose test, valid or train')
+    if part not in ('test', 'valid', 'train'):
+        raise ConfigError('no such part of the split', text=part, do='Choose test, valid or train')
     command, config = _command_of(run), Path(run)/'config.json'
     parts = read_split(Path(run)/'split.json', _read(command))
     changed = [p for p, known in read_json(config)['data'].items() if fingerprint(getattr(parts, p)) != known]
-    if changed: raise DataError(f"the {' and the '.join(changed)} part is not what the run was trained with", file=command['fasta'], do='Give the files of the run back their content')
+    if changed:
+        what = f"the {' and the '.join(changed)} part is not what the run was trained with"
+        raise DataError(what, file=command['fasta'], do='Give the files of the run back their content')
     trained = load_run(run, load_plm(command['plm'], device))
     scored = _some(getattr(parts, part), trained.category, proteins, seed)
     table, comparison = evaluate(trained, scored, parts.train, passes, draws, seed)
@@ -286,13 +329,16 @@ def plmsub_data(
 ):
     "List the data and models that can be fetched, or fetch some"
     known = read_manifest()
+    if not names and unpacked: raise ConfigError('nothing to unpack', do='Name the releases, such as cath-s20-pdb')
     if not names: return _list_releases(folder or None)
     wanted = [r for name in names for r in known if name in (r, known[r].group)]
     if missing := [n for n in names if n not in known and n not in {r.group for r in known.values()}]:
         raise ConfigError('no such release or group', text=missing[0], do='plmsub_data alone lists them')
     for name in dict.fromkeys(wanted):
-        file = fetch(name, folder or None)
-        print(unpack(file) if unpacked and file.suffix in ('.tgz', '.zip') else file)
+        fetched = fetch(name, folder or None)
+        print(fetched)
+        for file in sorted(fetched.rglob('*')) if fetched.is_dir() else [fetched]:
+            if unpacked and file.suffix in ('.tgz', '.zip'): print(unpack(file))
 
 # %% ../nbs/70_cli.ipynb #224c6828
 def _list_releases(folder): # None: the data folder
@@ -301,7 +347,8 @@ def _list_releases(folder): # None: the data folder
         print(f'\n{group}')
         for r in rows.itertuples():
             size = '' if pd.isna(r.bytes) else f'{r.bytes:,} B'
-            print(f"  {r.name:38} {size:>14} {dict(yes='here', no='').get(r.here, r.here):12} {r.about}")
+            here = dict(yes='here', no='').get(r.here, r.here)
+            print(f'  {r.name:39} {size:>11} {here:12} {r.about}')
     print(f'\nThey go to {folder or data_dir()}.')
 
 # %% ../nbs/70_cli.ipynb #16b087ee
@@ -315,7 +362,10 @@ def plmsub_domain(
     names:str='', # file of the names of CATH nodes
 ):
     "Print the record of a domain"
-    if domains == 'toy': domains, fasta, dssp = (str(package_file(f'toy{end}')) for end in ('.clf', '.fa', '_dssp.fa'))
+    if domains == 'toy':
+        if fasta or dssp: raise ConfigError('these need a CATH list', text=fasta or dssp, do='Give it with --domains')
+        domains, fasta, dssp = (str(package_file(f'toy{end}')) for end in ('.clf', '.fa', '_dssp.fa'))
+    if dssp and not fasta: raise ConfigError('DSSP strings need sequences', text=dssp, do='Give them with --fasta')
     rows = read_clf(domains)
     if id not in rows: raise DataError('this domain is not in the list', file=domains, text=id, do=_alike(id, rows))
     found = [d for d in read_domains(domains, fasta, dssp or None, dash or None) if d.id == id] if fasta else []
@@ -327,7 +377,8 @@ def plmsub_domain(
 def _alike(id, ids, n=5): # the chain's other domains first, then the entry's
     "Advice for an id that is not there"
     alike = [i for start in (id[:5], id[:4]) for i in ids if i.startswith(start)] if len(id) > 4 else []
-    return f"There are {', '.join(list(dict.fromkeys(alike))[:n])}" if alike else 'An id looks like 1oaiA00'
+    if alike: return f"There are {', '.join(list(dict.fromkeys(alike))[:n])}"
+    return f'Its ids look like {next(iter(ids))}; name another list with --domains'
 
 # %% ../nbs/70_cli.ipynb #8179bef2
 @_command
@@ -339,7 +390,8 @@ def plmsub_demo(
     device:str='cpu', # cpu, cuda or mps
 ):
     "Watch a small protein language model forget one structural class, in a few minutes"
-    print(f'A small model of toy proteins forgets category {suppress}. First its mask is trained, then it is compared with controls.')
+    print(f'A small model of toy proteins forgets category {suppress}. '
+          'First its mask is trained, then it is compared with controls.')
     plmsub_train(suppress=suppress, out=out, steps=steps, split_seed=seed, seed=seed, device=device)
     return plmsub_eval(run=out, seed=seed, device=device)
 
@@ -356,6 +408,7 @@ def plmsub_export(
     subnetwork, kept = trained.subnetwork, 'inverse' if inverse else 'subnetwork'
     if inverse: subnetwork = Subnetwork(subnetwork.plm, ~subnetwork.mask)
     target = Path(out) if out else Path(run)/f'{_fairesm_name(subnetwork)}_{kept}.pt'
+    if target.suffix == '.safetensors': raise ConfigError('name FILE.pt, or a folder', text=out)
     about = dict(category=trained.category.name, seed=trained.config.seed, kept=kept)
     written = (export_fairesm if target.suffix == '.pt' else export_transformers)(subnetwork, target, **about)
     print(written)
@@ -364,7 +417,8 @@ def plmsub_export(
 # %% ../nbs/70_cli.ipynb #f39adb63
 def _fairesm_name(model): # fair-esm tells an ESM-2 by the start of its name
     "Name of a file that fair-esm takes for what it is"
-    return model.plm.name if model.settings.positions or model.plm.name.startswith('esm2') else f'esm2_{model.plm.name}'
+    name = model.plm.name
+    return name if model.settings.positions or name.startswith('esm2') else f'esm2_{name}'
 
 # %% ../nbs/70_cli.ipynb #98810391
 @_command
@@ -387,9 +441,11 @@ def plmsub_pretrain(
 ):
     "Train a small ESM-2-shaped model by masked language modelling"
     given = {k: v for k, v in locals().items() if k in {f.name for f in fields(PretrainConfig)}}
-    if name == 'model': raise ConfigError('model.safetensors is the run\'s own file', text=name, do='Give the model another name')
+    if name == 'model':
+        raise ConfigError("model.safetensors is the run's own file", text=name, do='Give the model another name')
     corpus = [s for _, s in (toy_corpus(proteins) if sequences == 'toy' else read_fasta(sequences))]
-    if not 0 < valid_share < .5: raise ConfigError('the share held out lies between 0 and one half', text=str(valid_share))
+    if not 0 < valid_share < .5:
+        raise ConfigError('the share held out lies between 0 and one half', text=valid_share)
     held_out = corpus[::round(1/valid_share)]
     rest = [s for i, s in enumerate(corpus) if i % round(1/valid_share)]
     model = pretrain(rest, PretrainConfig(**given), out, valid=held_out, device=device)

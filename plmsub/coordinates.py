@@ -296,9 +296,8 @@ def _cif_number(row, column, kind, file, default=None):
     if text and re.fullmatch(pattern, text): return kind(text)
     raise DataError(f'{column} is not a number', file=file, line=row['line'], text=text)
 
-def _cif_atom(row, file):
+def _cif_atom(row, number, file):
     get = lambda *columns: next((row[c] for c in columns if row.get(c) is not None), '')
-    number = 'auth_seq_id' if row.get('auth_seq_id') is not None else 'label_seq_id'
     polymer = row.get('label_seq_id', '') is not None # a column of its own says what belongs to the chain
     return _Atom(row['line'], polymer, get('group_pdb') == 'HETATM', get('label_atom_id'), get('label_alt_id'),
                  get('label_comp_id'), get('auth_asym_id', 'label_asym_id'),
@@ -316,7 +315,9 @@ def _read_cif(file):
         raise DataError('the table atom_site lacks columns', file=file, line=rows[0]['line'],
                         text=', '.join(lacking))
     models = list(dict.fromkeys(row.get('pdbx_pdb_model_num') for row in rows))
-    return [_cif_atom(row, file) for row in rows if row.get('pdbx_pdb_model_num') == models[0]], len(models)
+    authors = any(row.get('auth_seq_id') is not None for row in rows)
+    number = 'auth_seq_id' if authors else 'label_seq_id'
+    return [_cif_atom(row, number, file) for row in rows if row.get('pdbx_pdb_model_num') == models[0]], len(models)
 
 # %% ../nbs/05_coordinates.ipynb #2173ab4a
 def _groups(atoms):
@@ -336,10 +337,14 @@ def _chains(atoms, file):
     for (chain,number,code,*_),group in _groups(atoms).items():
         if _is_residue(group): chains.setdefault(chain, {}).setdefault((number,code), []).extend(group)
         else: others += [] if group[0].hetero else group
-    for a in others:
-        if (a.number,a.code) in chains.get(a.chain, {}):
-            raise DataError(f'residue {a.number}{a.code} of chain {a.chain} has another name', file=file,
-                            line=a.line, text=f'{a.residue} {a.name}')
+    others = [a for a in others if (a.number,a.code) in chains.get(a.chain, {})]
+    for residues in chains.values():
+        for group in residues.values(): # a residue of two kinds has alternate locations only
+            if any(not a.alternate for a in group): others += [a for a in group if a.residue != group[0].residue]
+    if others:
+        a = others[0]
+        raise DataError(f'residue {a.number}{a.code} of chain {a.chain} has another name', file=file,
+                        line=a.line, text=f'{a.residue} {a.name}')
     has_ca = lambda residues: any(a.name == 'CA' for group in residues.values() for a in group)
     return {chain: residues for chain,residues in chains.items() if has_ca(residues)}
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['AMINO_ACIDS', 'OTHER_RESIDUES', 'PAGES', 'PlmsubError', 'DataError', 'ConfigError', 'ModelError', 'RunError',
-           'data_dir', 'package_dir', 'package_file', 'shared_dir', 'open_text', 'numbered_lines', 'whole_file',
-           'write_json', 'parse_json', 'read_json', 'sha256_file', 'progress', 'one_at_a_time', 'download', 'seed_of',
-           'generator', 'numpy_rng', 'pick_device', 'provenance', 'claim_folder', 'append_log', 'read_log', 'cut_log',
-           'checkpoint_file', 'checkpoints', 'drop_checkpoints', 'resume', 'noticing_sigterm']
+           'data_dir', 'package_dir', 'package_file', 'shared_dir', 'open_text', 'decoded_lines', 'numbered_lines',
+           'whole_file', 'write_json', 'parse_json', 'read_json', 'sha256_file', 'progress', 'one_at_a_time',
+           'download', 'seed_of', 'generator', 'numpy_rng', 'pick_device', 'provenance', 'claim_folder', 'append_log',
+           'read_log', 'cut_log', 'checkpoint_file', 'checkpoints', 'drop_checkpoints', 'resume', 'noticing_sigterm']
 
 # %% ../nbs/00_core.ipynb #f5c0a959
 import glob,gzip,hashlib,io,json,math,os,platform,re,secrets,signal,subprocess,sys,threading,time,unicodedata,zlib
@@ -115,7 +115,7 @@ def open_text(
     raise DataError(why, file=path, do=do)
 
 # %% ../nbs/00_core.ipynb #b971d378
-def _decoded_lines(path):
+def decoded_lines(path):
     "Line number from 1, and line with its end; `DataError` for bytes that are not text"
     n = 0
     try:
@@ -132,7 +132,7 @@ def numbered_lines(
     path, # a text file, plain or gzip
 ): # generator of (line number from 1, line without its end)
     "Lines of a text file with their numbers; `DataError` names the line that is not text, or holds what nobody can see"
-    for n,line in _decoded_lines(path):
+    for n,line in decoded_lines(path):
         line = line.rstrip('\n')
         if not line.isprintable() and (unseen := [c for c in line if not c.isprintable() and c != '\t']):
             what = f'this line holds an invisible character ({unicodedata.name(unseen[0], "control")}, U+{ord(unseen[0]):04X})'
@@ -210,8 +210,8 @@ def parse_json(
     except RecursionError: why,n = 'it is nested too deeply',None
     except ValueError as e: why,n = getattr(e, 'msg', str(e)),getattr(e, 'lineno', None)
     rows = text.rstrip().split('\n')
-    if len(rows) == 1: n = 1
-    text,line = (rows + [''])[n-1] if n else None, line+n-1 if n and line else None
+    if n or len(rows) == 1: n = min(n or 1, len(rows)) # what breaks off does so in its last line
+    text,line = rows[n-1] if n else None, line+n-1 if n and line else None
     raise DataError(f'this is not JSON ({why})', file=file, line=line, text=text, do='Was the file cut off or edited?')
 
 # %% ../nbs/00_core.ipynb #a04c1317
@@ -219,7 +219,7 @@ def read_json(
     path, # a JSON file
 ): # what it holds
     "Read a JSON file, see `parse_json`"
-    return parse_json(''.join(line for _,line in _decoded_lines(path)), file=path)
+    return parse_json(''.join(line for _,line in decoded_lines(path)), file=path)
 
 # %% ../nbs/00_core.ipynb #811dfe39
 def sha256_file(
@@ -232,6 +232,7 @@ def sha256_file(
 def _somebody_looks():
     "Is stderr a terminal or a notebook, and neither a test nor told to be quiet?"
     if os.environ.get('IN_TEST') or os.environ.get('PLMSUB_QUIET', '0') not in ('', '0'): return False
+    if os.environ.get('RANK', '0') != '0': return False # of several processes one speaks
     ipython = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
     return type(ipython).__name__ == 'ZMQInteractiveShell' or bool(sys.stderr and sys.stderr.isatty())
 
@@ -514,7 +515,7 @@ def read_log(
 )->list: # one dict a row; empty where there is no log
     "The log of a run; `DataError` for a line that is no row of a log"
     file,rows = Path(folder)/'log.jsonl',[]
-    for n,line in _decoded_lines(file) if file.exists() and file.stat().st_size else ():
+    for n,line in decoded_lines(file) if file.exists() and file.stat().st_size else ():
         if not line.endswith('\n'): break # the last line, cut off
         rows.append(parse_json(line, file=file, line=n, nan=True))
         if not isinstance(rows[-1], dict) or type(rows[-1].get('step')) is not int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from .cath import Domain
 from .coordinates import Chain,cif_tables,is_cif,one_letter,pdb_text,pick_chain,read_chain
 from .core import AMINO_ACIDS,OTHER_RESIDUES,ConfigError,DataError,RunError,numbered_lines,progress
 
@@ -91,8 +92,8 @@ def _mmcif_rows(file):
         own,ca = (get(row, 'label_asym_id'), get(row, 'label_seq_id')),[get(row, f'{axis}_ca') for axis in 'xyz']
         chain,number,code = numbers.get(own, (*own, ''))
         right = all(re.fullmatch(r'-?[0-9]{1,9}(\.[0-9]+)?|', x) for x in ca) and re.fullmatch(r'-?[0-9]{1,9}', number)
-        if not right or 'secondary_structure' not in row:
-            raise DataError('this row of dssp_struct_summary has no state, or a number or coordinate that is none',
+        if not right or 'secondary_structure' not in row or len(row['secondary_structure'] or '.') != 1:
+            raise DataError('this row of dssp_struct_summary has not one state, or a number or coordinate that is none',
                             file=file, line=row['line'], text=', '.join((*own, number, *ca)))
         rows.append((row['line'], chain, one_letter(get(row, 'label_comp_id')), int(number), code,
                      [float(x or 'nan') for x in ca], row['secondary_structure'] or '.'))
@@ -261,7 +262,7 @@ _ENDINGS = [end + packed for end in ('.dssp', '.cif', '.mmcif', '', '.pdb', '.en
 
 def _file_of(domain, folder):
     "The file of a domain, or of its PDB entry; `None` where there is none"
-    for name in (domain.id, domain.pdb):
+    for name in (domain.id, *([domain.pdb] if isinstance(domain, Domain) else [])):
         for ending in _ENDINGS:
             if (file := Path(folder)/(name + ending)).is_file(): return file
 
@@ -283,24 +284,24 @@ def _chain_of(domain, file, by):
 
 # %% ../nbs/12_dssp.ipynb #5927bb54
 def with_dssp(
-    domains:list, # `Domain`s
-    source, # id -> letters as in `Domain.dssp`, (residues, letters), or `Chain` with dssp; or a folder of files
+    domains:list, # proteins or domains
+    source, # id -> letters as in `Protein.dssp`, (residues, letters), or `Chain` with dssp; or a folder of files
     by:str|None=None, # 'pydssp' or 'mkdssp' for files that have coordinates only; `None`: these are an error
-    skip:bool=False, # True: a domain whose labels are not right gets none, and is reported; False: an error
-)->tuple: # the domains, with `dssp` where the source has it; and id -> reason for those that got none
-    "Give domains their secondary structure"
+    skip:bool=False, # True: a protein whose labels are not right gets none, and is reported; False: an error
+)->tuple: # the same proteins, `dssp` None where the source has none; and id -> reason for those that got none
+    "Give proteins the secondary structure of a source, in place of any that they have"
     if not hasattr(source, 'keys') and not Path(source).is_dir():
         raise ConfigError('secondary structure comes from a dictionary or a folder', text=source, do='Check the path')
     done,missing = [],{}
     for domain in progress(domains, desc='secondary structure'):
+        letters = None
         try:
             letters = _letters_for(domain, source, by)
             if letters is None: missing[domain.id] = 'not there' if hasattr(source, 'keys') else 'no file'
-            else: domain = replace(domain, dssp=letters)
         except (DataError, RunError) as e:
             if not skip: raise
             missing[domain.id] = str(e)
-        done.append(domain)
+        done.append(replace(domain, dssp=letters))
     return done, missing
 
 def _letters_for(domain, source, by):

@@ -40,7 +40,7 @@ def _legend(ax:Axes) -> None:
               borderaxespad=.2, columnspacing=1.2, handletextpad=.5)
 
 # %% ../nbs/60_plots.ipynb #cd03ade0
-KINDS = {'sequence': 'same sequence', 'k-mers': 'near copy\n(k-mers)', 'mmseqs': 'relative\n(MMseqs2)'} # the others are levels
+KINDS = {'sequence': 'same sequence', 'k-mers': 'near copy\n(k-mers)', 'mmseqs': 'relative\n(MMseqs2)'} # not levels
 
 def plot_leakage(
     table:pd.DataFrame, # the first table of `leakage`, or a run's leakage.csv
@@ -58,7 +58,8 @@ def plot_leakage(
         ax.barh(np.arange(len(kinds)) + up, percent.fillna(0), .38, color=color, label=part)
         for y, (p, seen) in enumerate(zip(percent, rows.seen)):
             words = 'not measured' if np.isnan(p) else f'{int(seen):,} ({p:.1f} %)' if seen else '0'
-            ax.annotate(words, (np.nan_to_num(p), y + up), (3, 0), textcoords='offset points', va='center', fontsize='x-small')
+            ax.annotate(words, (np.nan_to_num(p), y + up), (3, 0), textcoords='offset points', va='center',
+                        fontsize='x-small')
     ax.set_yticks(range(len(kinds)), labels=[KINDS.get(k, f'same {k}') for k in kinds], fontsize='small')
     ax.set_xticks(range(0, 101, 25))
     ax.set(xlabel='proteins that share it with train (%)', xlim=(0, 120), ylim=(len(kinds) - .5, -.5))

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PretrainConfig', 'check_config', 'learning_rate', 'read_sequences', 'sequences_sha256', 'MlmBatch', 'mlm_batch',
            'MlmBatches', 'random_crop', 'valid_batches', 'scores', 'valid_loss', 'Trainee', 'save_checkpoint',
-           'load_checkpoint', 'train_to_end', 'valid_row', 'pretrain']
+           'load_checkpoint', 'read_checkpoint', 'train_to_end', 'valid_row', 'pretrain']
 
 # %% ../nbs/21_pretrain.ipynb #902050a0
-import hashlib,math,torch
+import hashlib,math,re,torch
 import torch.nn.functional as F
 from collections.abc import Callable
 from dataclasses import asdict,dataclass
@@ -271,17 +271,27 @@ def load_checkpoint(
     file:Path, # from `checkpoints`
 )->None:
     "Go back to where a checkpoint was written"
+    trainee.step,tensors = read_checkpoint(trainee, Path(file))
+    for n,w in trainee.leaves.items():
+        w.copy_(tensors[f'weight {n}'])
+        moments = {k:tensors[f'{k} {n}'].to(trainee.device, copy=True) for k in ('exp_avg','exp_avg_sq')}
+        trainee.optimizer.state[w] = dict(step=torch.tensor(float(trainee.step)), **moments)
+    trainee.optimizer.load_state_dict(trainee.optimizer.state_dict()) # steps to the right device
+
+def read_checkpoint(
+    trainee:Trainee, # not changed
+    file:Path, # from `checkpoints`
+)->tuple[int, dict[str,Tensor]]: # steps done; name -> tensor
+    "What a checkpoint holds; RunError for one that is damaged, or not of this run"
+    want = {f'{k} {n}':(w.shape,w.dtype) for n,w in trainee.leaves.items() for k in ('weight','exp_avg','exp_avg_sq')}
     try:
         with safe_open(str(file), framework='pt') as f:
-            trainee.step = int(f.metadata()['step'])
-            for n,w in trainee.leaves.items():
-                w.copy_(f.get_tensor(f'weight {n}'))
-                moments = {k:f.get_tensor(f'{k} {n}').to(trainee.device, copy=True) for k in ('exp_avg','exp_avg_sq')}
-                trainee.optimizer.state[w] = dict(step=torch.tensor(float(trainee.step)), **moments)
-    except (SafetensorError, KeyError, TypeError, OSError, RuntimeError) as e:
-        raise RunError('this is not a checkpoint of the run', file=file, text=str(e),
-                       do='Delete it; the run goes on from the one before') from None
-    trainee.optimizer.load_state_dict(trainee.optimizer.state_dict()) # steps to the right device
+            tensors,step = {k:f.get_tensor(k) for k in f.keys()},(f.metadata() or {}).get('step', '')
+        why = None if {k:(t.shape,t.dtype) for k,t in tensors.items()}==want else 'its tensors are others'
+        if not re.fullmatch('[0-9]+', step) or file.stem!=step.zfill(8): why = 'its step is another'
+    except (SafetensorError, OSError) as e: why = str(e)
+    if why is None: return int(file.stem),tensors
+    raise RunError('this is not a checkpoint of the run', file=file, text=why, do='Delete it; the run goes on from the one before')
 
 # %% ../nbs/21_pretrain.ipynb #81f5329f
 def train_to_end(

@@ -95,20 +95,22 @@ def _check_settings(domains, by, fractions, category, suppressed_by):
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ConfigError('fractions are three positive numbers that add up to 1', text=fractions)
     if suppressed_by and (category is None or category.level == 'residue'):
-        raise ConfigError('suppressed_by needs a category of proteins', text=suppressed_by, do='Pass the category, or leave suppressed_by out')
+        do = 'Pass the category, or leave suppressed_by out'
+        raise ConfigError('suppressed_by needs a category of proteins', text=suppressed_by, do=do)
     _check_ids(domains)
 
 def _check_ids(domains):
     ids = [d.id for d in domains]
     if len(set(ids)) < len(ids):
-        raise DataError('an id occurs twice', text=next(i for i in ids if ids.count(i) > 1), do='Ids are unique within a split')
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise DataError('an id occurs twice', text=twice, do='Ids are unique within a split')
 
 # %% ../nbs/13_splits.ipynb #064be26c
 def split(
     domains:list, # proteins or domains with unique ids; their order does not matter
     by:str='superfamily', # what is kept in one part: one of `LEVELS`, 'domain' (at random, as the paper), or a label
     seed:int=0, # another seed, another split
-    fractions:tuple=(.6,.2,.2), # of train, valid, test; more to test than in the paper (.7, .2, .1), since intervals live on its superfamilies
+    fractions:tuple=(.6,.2,.2), # of train, valid, test; a larger test part than the paper's (.7, .2, .1) narrows intervals
     category:Category|None=None, # every part is to hold suppressed and maintained ones; `None`: see `check_split`
     suppressed_by:str|None=None, # another `by` for the suppressed; 'domain' where they are one superfamily
 )->Split: # the same for the same set of proteins and seed
@@ -136,7 +138,8 @@ def check_split(
     seen = {}
     for p in PARTS:
         if not getattr(parts, p):
-            raise ConfigError(f'the part {p} of a split by {parts.by} is empty', do='Give more proteins, or split by a lower level')
+            what = f'the part {p} of a split by {parts.by} is empty'
+            raise ConfigError(what, do='Give more proteins, or split by a lower level')
         for d in getattr(parts, p):
             if d.id in seen: raise DataError(f'this protein is in {seen[d.id]} and in {p}', text=d.id)
             seen[d.id] = p
@@ -150,7 +153,8 @@ def check_split(
 # %% ../nbs/13_splits.ipynb #807c222b
 def _advice(parts, category, part, side):
     what = 'residue' if category.level == 'residue' else 'protein'
-    return f'the part {part} holds no {side} {what} of the category {category.name}, in a split by {parts.suppressed_by or parts.by}'
+    by = parts.suppressed_by or parts.by
+    return f'the part {part} holds no {side} {what} of the category {category.name}, in a split by {by}'
 
 def _what_to_do(category):
     if category.level == 'residue': return 'Give more proteins, or split by a lower level'
@@ -325,7 +329,8 @@ def leakage_line(
 def _ids(x):
     "Ids, and where each stands, from a list or from a file with one id a line"
     if not isinstance(x, (str, Path)): return [(getattr(i, 'id', i), {}) for i in x]
-    found = [(line.strip(), dict(file=x, line=n)) for n,line in numbered_lines(x) if line.strip() and not line.startswith('#')]
+    found = [(line.strip(), dict(file=x, line=n)) for n,line in numbered_lines(x)
+             if line.strip() and not line.startswith('#')]
     if found: return found
     raise DataError('the file holds no id', file=x, do='Write one id a line')
 

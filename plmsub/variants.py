@@ -169,8 +169,8 @@ def count_variants(
 
 # %% ../nbs/55_variants.ipynb #cffc1f16
 _ASSAYS = dict(assay='Dataset_Name', protein='Protein_Name', uniprot='Uniprot ID (Nov 2015)',
-               residues='Protein_Length', measured='Measurement', quantity='Target_variable_name', method='measurement_type',
-               mutations='#Mutations', reference='Reference', pmid='PMID', url='Reference_URL')
+               residues='Protein_Length', measured='Measurement', quantity='Target_variable_name',
+               method='measurement_type', mutations='#Mutations', reference='Reference', pmid='PMID', url='Reference_URL')
 
 def read_assays(
     file, # CSV, plain or gzip, with the columns of `assays.csv`

@@ -9,7 +9,7 @@ from plmsub.masks import HardMask, WeightMask, select_weights
 from plmsub.plm import Plm, PlmSettings, contact_shapes, initial_weights, load_plm, save_fairesm, tiny_esm1, tiny_esm2
 from plmsub.subnetwork import Subnetwork, load_subnetwork, save_mask
 
-SEQUENCES = ['MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQFEVV', 'GSHMLEXBUZO', 'W'] # as real as they get here, odd letters, and one residue
+SEQUENCES = ['MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQFEVV', 'GSHMLEXBUZO', 'W'] # a protein, odd letters, and one residue
 BOUND = 1e-4 # single precision
 
 def tokens():

@@ -77,4 +77,4 @@ def test_real_cath_with_a_model_in_the_layout_of_fairesm(tmp_path):
     flags = ['--domains', cath/'cath-domain-list-S20-v4_3_0.txt', '--fasta', cath/'cath-dataset-nonredundant-S20-v4_3_0.fa', '--plm', tmp_path/'esm2_small.pt']
     status, said = shell(tmp_path, 'plmsub_train', *SHORT, '--steps', '3', *flags, '--suppress', '1.10', '--max_length', '100', '--out', 'run')
     assert status == 0, said
-    assert '14,942 domains read' in said
+    assert '14,942 proteins read' in said
