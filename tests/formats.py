@@ -637,8 +637,9 @@ def split_oracle(data):
     need(d['by'] in (*levels, 'lists') and d['suppressed_by'] in (*levels, None) and type(d['seed']) in (int, type(None)))
     return ids_oracle([d[p] for p in PARTS]), d['by'], d['seed'], d['suppressed_by']
 
-def mask_bytes():
-    random = {name: torch.rand(w.shape, generator=generator(0, name)) < .7 for name, w in model().weights.items()}
+def mask_bytes(): # one matrix fills its last byte, the other does not
+    random = {f'layer.0.attention.{name}': torch.rand(shape, generator=generator(0, name)) < .7
+              for name, shape in dict(query=(8, 8), key=(5, 3)).items()}
     return written(lambda folder: save_mask(HardMask(random), folder/'it'))['it']
 def bits(mask): return {name: (tuple(m.shape), m.numpy().tobytes()) for name, m in mask.items()}
 def mask(file):

@@ -108,10 +108,15 @@ def header(draw, data):
     new = json_values(draw, data[8:8+n])
     return struct.pack('<Q', len(new)) + new + data[8+n:]
 
+def payload(draw, data):
+    "A bit of the tensors themselves"
+    n = 8 + int.from_bytes(data[:8], 'little')
+    return data[:n] + bits(draw, data[n:])
+
 TEXT = (lines, columns, characters, numbers, separators, lines, columns, characters, bits, truncated, whole, broken_gzip)
 JSON = (json_values,)*6 + (lines, characters, numbers, bits, truncated, whole, broken_gzip)
 BINARY = (bits, characters, truncated, whole)
-EDITS = {'.json': JSON, '.jsonl': (*JSON[6:], *(json_lines,)*6), '.safetensors': (*BINARY, *(header,)*6),
+EDITS = {'.json': JSON, '.jsonl': (*JSON[6:], *(json_lines,)*6), '.safetensors': (*BINARY, payload, payload, *(header,)*6),
     **dict.fromkeys(('.pt', '.zip', '.tgz'), BINARY)} # by the ending of the file; everything else is text
 
 class Files(dict): "Name -> bytes, without a long repr"
