@@ -47,7 +47,7 @@ def test_sigterm_leaves_a_checkpoint(tmp_path):
     assert len(list((tmp_path/'run/checkpoint').glob('*.safetensors'))) == 1
 
 @pytest.mark.parametrize('flags, words', [
-    (['--suppress', '7'], 'class'), (['--suppress', 'helices'], 'residue state'), (['--suppress', '1.99'], '1.99'),
+    (['--suppress', '7'], 'class'), (['--suppress', 'helices'], 'no such category'), (['--suppress', '1.99'], '1.99'),
     (['--plm', 'esm9'], 'no such model'), (['--domains', 'nowhere.txt', '--fasta', 'nowhere.fa'], 'nowhere'),
     (['--layers', '3-9'], 'layers 0 to 3'), (['--threshold', '2'], 'threshold'), (['--projections', 'query,bias'], 'bias'),
     (['--device', 'abacus'], 'device'), (['--batch_size', '4'], 'maintained'), (['--split_by', 'fold'], 'fold')])
