@@ -138,7 +138,7 @@ def run_step(
     mask.logits.grad, = torch.autograd.grad([*masked.values(), sparsity], mask.logits, gradients)
     return dict(total, loss=total['loss'] + sparsity.detach(), keep_probability=keeping.detach())
 
-# %% ../nbs/42_train.ipynb #abf69aa1
+# %% ../nbs/42_train.ipynb #a920fff8
 class Validation:
     "S and D of hard masks on a fixed sample of the valid part"
     def __init__(self, plm:Plm, domains:list[Domain], category:Category, config:TrainConfig):
@@ -164,7 +164,7 @@ class Validation:
         damage = self._mean(delta, 0)
         return dict(valid_S=self._mean(delta, 1) - damage, valid_D=damage, sparsity=mask.sparsity)
 
-# %% ../nbs/42_train.ipynb #70fa9058
+# %% ../nbs/42_train.ipynb #80390dce
 def sample_proteins(
     domains:list[Domain], # to draw from; their order does not matter
     category:Category, # for a category of whole proteins, both sides are drawn from
@@ -179,7 +179,7 @@ def sample_proteins(
     inside = inside[:max(n//2, n - len(outside))]
     return inside + outside[:n - len(inside)]
 
-# %% ../nbs/42_train.ipynb #80390dce
+# %% ../nbs/42_train.ipynb #dfdfed6b
 def rank(
     scores:dict[str, float], # from `Validation`
     max_damage:float, # limit on D, nats
@@ -188,7 +188,7 @@ def rank(
     within = scores['valid_D'] <= max_damage
     return (within, scores['valid_S'] if within else -scores['valid_D'])
 
-# %% ../nbs/42_train.ipynb #844b63f0
+# %% ../nbs/42_train.ipynb #9a0e4b56
 @dataclass
 class State:
     "All that changes during a run"
@@ -199,7 +199,7 @@ class State:
     best:torch.Tensor|None=None # (M,) bool, the best hard mask so far, one value a logit
     scores:dict|None=None # of the best mask, with the step it is from
 
-# %% ../nbs/42_train.ipynb #871800d9
+# %% ../nbs/42_train.ipynb #832445d7
 def new_state(
     plm:Plm, # the frozen model
     config:TrainConfig,
@@ -231,7 +231,7 @@ def _checksum(tensors): # on the CPU
     for _, t in sorted(tensors.items()): crc = zlib.crc32(t.numpy(), crc)
     return crc
 
-# %% ../nbs/42_train.ipynb #dfdfed6b
+# %% ../nbs/42_train.ipynb #5f139a7f
 def load_state(
     state:State, # fresh; filled in place
     path:Path, # a checkpoint
@@ -269,7 +269,7 @@ def _check_scores(scores, file=None):
     if not isinstance(scores, dict) or scores.keys() != {'step', 'valid_S', 'valid_D', 'sparsity'} or not all(type(v) in (int, float) for v in scores.values()):
         raise DataError('these are not the scores of a mask', file=file, text=str(scores), do='They have step, valid_S, valid_D and sparsity')
 
-# %% ../nbs/42_train.ipynb #42aefe96
+# %% ../nbs/42_train.ipynb #754daea8
 def describe(plm:Plm, parts:Split, category:Category, config:TrainConfig) -> dict: # JSON values
     "Everything that a run's result depends on"
     return dict(config=asdict(config), category=category.to_dict(), model=dict(name=plm.name, fingerprint=plm.fingerprint),
@@ -279,7 +279,7 @@ def fingerprint(domains:list[Domain]) -> str: # the same for the same proteins i
     "Number of proteins, and a hash of all that is read of them"
     return f"{len(domains)} proteins, {seed_of(sorted((d.id, d.sequence, getattr(d, 'code', ''), getattr(d, 'dssp', None) or '') for d in domains)):016x}"
 
-# %% ../nbs/42_train.ipynb #5f139a7f
+# %% ../nbs/42_train.ipynb #e66f19e6
 def _report_leakage(parts, folder, mmseqs): # leakage.csv is written last, so where it is, both are
     "Write what the parts of the split share, once"
     if (folder/'leakage.csv').exists(): return
@@ -287,7 +287,7 @@ def _report_leakage(parts, folder, mmseqs): # leakage.csv is written last, so wh
     for name, rows in (('leakage_pairs.csv', pairs), ('leakage.csv', table)):
         with whole_file(folder/name) as temporary: rows.to_csv(temporary, index=False)
 
-# %% ../nbs/42_train.ipynb #754daea8
+# %% ../nbs/42_train.ipynb #eb05025e
 @dataclass(frozen=True)
 class Run:
     "A trained mask and where it came from"
@@ -323,7 +323,7 @@ class Run:
                    f"D {self.scores['valid_D']:.3f} nats at step {self.scores['step']}")
         return f'Run(category {self.category.name} in {self.subnetwork.plm.name}: {numbers}{"; " + self.trouble if self.trouble else ""})'
 
-# %% ../nbs/42_train.ipynb #7e84a7b0
+# %% ../nbs/42_train.ipynb #f00bdcb6
 def load_run(
     folder:str|Path, # of a finished run; raises `RunError` where there is none
     plm:Plm, # the model it was trained on
@@ -349,7 +349,7 @@ def _settings(about, file):
     try: return TrainConfig(**values), Category.from_dict(about['category'])
     except PlmsubError as e: raise RunError(str(e), file=file) from None
 
-# %% ../nbs/42_train.ipynb #e66f19e6
+# %% ../nbs/42_train.ipynb #df2591ff
 def process_device(
     device:str, # cpu, cuda or mps
 ) -> str: # with torchrun each process gets a GPU of its own
@@ -360,7 +360,7 @@ def is_first_process() -> bool:
     "Is this the process that writes and speaks?"
     return os.environ.get('RANK', '0') == '0'
 
-# %% ../nbs/42_train.ipynb #ca7f9aff
+# %% ../nbs/42_train.ipynb #84974dea
 @contextmanager
 def processes(device:torch.device): # yields (number of this process, how many there are)
     "The processes that `torchrun` has started; alone without it"
@@ -387,7 +387,7 @@ def _sum_over_processes(mask, terms, stop, n): # one exchange for everything
     mask.logits.grad, rest = flat[:mask.logits.numel()], flat[mask.logits.numel():]
     return dict(zip(terms, rest)), bool(rest[-1])
 
-# %% ../nbs/42_train.ipynb #f00bdcb6
+# %% ../nbs/42_train.ipynb #7c2a659b
 def _look(state, validation, config): # reads the mask hard and keeps it if it is the best
     "Score the mask on valid"
     mask = state.mask.hard(config.temperature_end, config.threshold)
@@ -396,7 +396,7 @@ def _look(state, validation, config): # reads the mask hard and keeps it if it i
         state.scores, state.best = scores, state.mask.keep_now(config.temperature_end, config.threshold)
     return {k: v for k, v in scores.items() if k != 'step'}
 
-# %% ../nbs/42_train.ipynb #9c5bbb54
+# %% ../nbs/42_train.ipynb #e62d5e38
 def _batches_of(step, batches, config): # a step takes `accumulate` batches, which follow one another
     "The batches of a step"
     return [batches[step*config.accumulate + i] for i in range(config.accumulate)]
@@ -412,7 +412,7 @@ def _update(plm, state, batches, teacher, config, share, stop): # returns its ro
     state.step += 1
     return dict(step=state.step, **terms, temperature=temperature, lr=lr), stop
 
-# %% ../nbs/42_train.ipynb #df2591ff
+# %% ../nbs/42_train.ipynb #673a53ab
 def _flush(rows, folder, state, writes): # numbers leave the device here, and only here
     "Append to the log, then write a checkpoint; of several processes one writes"
     plain = [{k: v.item() if isinstance(v, torch.Tensor) else v for k, v in row.items()} for row in rows]
@@ -422,7 +422,7 @@ def _flush(rows, folder, state, writes): # numbers leave the device here, and on
     if writes: save_state(state, folder)
     return plain
 
-# %% ../nbs/42_train.ipynb #84974dea
+# %% ../nbs/42_train.ipynb #0423562a
 def _train(state, plm, batches, validation, teacher, config, folder, share, track): # share (k, n): this is process k of n
     "Step after step, until the last one or SIGTERM"
     rows, desc = [], f'mask for {batches.category.name}'
@@ -442,7 +442,7 @@ def _train(state, plm, batches, validation, teacher, config, folder, share, trac
             if stop and state.step < config.steps:
                 raise RunError(f'stopped by SIGTERM at step {state.step}', file=folder, do='Start it again to go on')
 
-# %% ../nbs/42_train.ipynb #96bcd4fe
+# %% ../nbs/42_train.ipynb #6bf211a7
 @contextmanager
 def _writing(folder): # a full disk, a folder that is read-only, a quota
     "Name what keeps a run from writing; what it wrote before is still good"
@@ -451,7 +451,7 @@ def _writing(folder): # a full disk, a folder that is read-only, a quota
         if isinstance(e, SafetensorError) and 'I/O' not in str(e): raise
         raise RunError('the run cannot write', file=folder, text=str(e), do='Make room or give another folder, then start it again to go on') from None
 
-# %% ../nbs/42_train.ipynb #7c2a659b
+# %% ../nbs/42_train.ipynb #c2aa7031
 def plan(parts:Split, category:Category, config:TrainConfig) -> CategoryBatches: # needs no model
     "The batches of a run; ConfigError where the split or the category has too little for them"
     check_split(parts, category)
@@ -493,7 +493,7 @@ def _finish(state, folder, plm, category, config): # the mask comes last: where 
     write_json(folder/'result.json', state.scores)
     save_mask(best, folder/'mask.safetensors', plm, category=category.to_dict(), config=asdict(config), scores=state.scores)
 
-# %% ../nbs/42_train.ipynb #879a52a2
+# %% ../nbs/42_train.ipynb #cf3431fe
 def controls(
     run:Run,
     draws:int=5, # draws of the untrained and of the random masks
