@@ -426,6 +426,7 @@ def plmsub_pretrain(
     sequences:str='toy', # FASTA file, or toy for a corpus drawn from the toy families
     out:str='runs/pretrain', # folder of the run; the finished model is written there, in half precision, under its name
     proteins:int=60000, # size of the toy corpus
+    valid:str=None, # FASTA file of sequences to watch the loss on, in place of a share of the others
     valid_share:float=.005, # share of the sequences held out to watch the loss
     device:str='cpu', # cpu, cuda or mps
     name:str=PretrainConfig.name, # what the model is called
@@ -437,6 +438,7 @@ def plmsub_pretrain(
     learning_rate:float=PretrainConfig.learning_rate, # peak learning rate
     warmup_steps:int=PretrainConfig.warmup_steps, # linear rise to the peak
     max_residues:int=PretrainConfig.max_residues, # longer proteins are cropped at random
+    precision:str=PretrainConfig.precision, # float32, bfloat16, or auto: bfloat16 on GPUs that have it
     seed:int=PretrainConfig.seed, # of first weights, order, crops and corruption
 ):
     "Train a small ESM-2-shaped model by masked language modelling"
@@ -444,15 +446,19 @@ def plmsub_pretrain(
     if name == 'model':
         raise ConfigError("model.safetensors is the run's own file", text=name, do='Give the model another name')
     corpus = [s for _, s in (toy_corpus(proteins) if sequences == 'toy' else read_fasta(sequences))]
-    if not 0 < valid_share < .5:
-        raise ConfigError('the share held out lies between 0 and one half', text=valid_share)
-    held_out = corpus[::round(1/valid_share)]
-    rest = [s for i, s in enumerate(corpus) if i % round(1/valid_share)]
+    rest, held_out = _held_out(corpus, valid_share) if valid is None else (corpus, [s for _, s in read_fasta(valid)])
     model = pretrain(rest, PretrainConfig(**given), out, valid=held_out, device=device)
     print(f'{model}\n{save_plm(model, Path(out)/f"{name}.safetensors")} (half precision)')
     return model
 
-# %% ../nbs/70_cli.ipynb #c927b3f7
+# %% ../nbs/70_cli.ipynb #7027e14f
+def _held_out(corpus, share): # every n-th sequence
+    "The sequences to train on, and those to watch the loss on"
+    if not 0 < share < .5: raise ConfigError('the share held out lies between 0 and one half', text=share)
+    every = round(1/share)
+    return [s for i, s in enumerate(corpus) if i % every], corpus[::every]
+
+# %% ../nbs/70_cli.ipynb #ffb70147
 COMMANDS = (plmsub_demo, plmsub_data, plmsub_domain, plmsub_pretrain, plmsub_train, plmsub_eval, plmsub_export)
 
 @_command
