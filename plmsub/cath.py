@@ -7,12 +7,13 @@ __all__ = ['LEVELS', 'CLASSES', 'STATES', 'code_fields', 'under', 'node', 'Prote
            'read_clf', 'read_cath_names', 'note_error', 'fasta_records', 'read_fasta', 'cath_header', 'read_cath_fasta',
            'read_dssp_fasta', 'read_domains', 'domain_record', 'of_length', 'Category', 'cath_category',
            'domain_number_category', 'residue_category', 'random_category', 'label_category', 'predicate_category',
-           'read_labels', 'residue_label_category', 'read_residue_labels']
+           'read_labels', 'residue_label_category', 'read_residue_labels', 'parse_category']
 
 # %% ../nbs/10_cath.ipynb #0d5893a2
 import re
-from dataclasses import KW_ONLY,dataclass,field
+from dataclasses import KW_ONLY,dataclass,field,replace
 from functools import cached_property
+from os.path import isfile
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -650,3 +651,39 @@ def from_dict(cls:Category,
     if kind == 'letters': return Category(name, kind, value, strings=tuple(sorted(strings.items())))
     if kind != 'set': return Category(name, kind, value)
     return Category(name, kind, value, ids=frozenset(ids), known=None if known is None else frozenset(known))
+
+# %% ../nbs/10_cath.ipynb #de1f3c5b
+_CATEGORIES = ('Name a CATH node, helix, strand, coil, random:N, random:N:SEED, domain:N, LABEL=VALUE, '
+               'FILE:LABEL, or residues:FILE:LETTERS')
+
+def _file_and_rest(text): # file names and labels may hold colons
+    "A file that exists and what follows the colon behind it, or None"
+    cuts = [m.start() for m in re.finditer(':', text)]
+    return next(((text[:k], text[k+1:]) for k in cuts if isfile(text[:k])), None)
+
+def _header_category(name, value, proteins):
+    "All proteins with one value of a label that was read from the headers"
+    known = {k for p in proteins for k in p.labels}
+    if name not in known:
+        do = f'Labels are {", ".join(sorted(known)) or "read with --headers"}'
+        raise ConfigError('no protein has such a label', text=name, do=do)
+    labels = {p.id: str(p.labels[name]) for p in proteins if p.labels.get(name) is not None}
+    return replace(label_category(labels, value), name=f'{name}={value}')
+
+# %% ../nbs/10_cath.ipynb #f3b1817f
+def parse_category(
+    text:str, # '1.10', 'helix', 'random:200:3', 'domain:2', 'gene=gnd', 'labels.tsv:kinase' or 'residues:sites.tsv:B'
+    proteins:list, # the proteins it is for
+) -> Category: # raises `ConfigError` for anything else
+    "The category that a short text names"
+    if re.fullmatch('[0-9.]+', text): return cath_category(text)
+    if text in STATES: return residue_category(text)
+    if number := re.fullmatch('domain:([0-9]{1,9})', text): return domain_number_category(int(number[1]))
+    if numbers := re.fullmatch('random:([0-9]{1,9})(?::([0-9]{1,9}))?', text):
+        return random_category(proteins, int(numbers[1]), int(numbers[2] or 0))
+    if text.startswith('residues:') and (found := _file_and_rest(text.removeprefix('residues:'))):
+        return residue_label_category(f'residues {found[1]}', read_residue_labels(found[0]), found[1])
+    if found := _file_and_rest(text):
+        return label_category(read_labels(found[0], ',' if found[0].endswith('.csv') else '\t'), found[1])
+    if label := re.fullmatch(r'(\w+)=(.+)', text): return _header_category(label[1], label[2], proteins)
+    raise ConfigError('no such category, and no such file', text=text, do=_CATEGORIES)

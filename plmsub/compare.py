@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['check_paired', 'Group', 'groups_of', 'resampled_means', 'by_model', 'compare', 'perplexity_intervals', 'corrected',
-           'readable']
+           'readable', 'relation', 'by_distance']
 
 # %% ../nbs/58_compare.ipynb #88f52cda
 from dataclasses import dataclass
 import numpy as np, pandas as pd
 from scipy.stats import false_discovery_control, norm, t
-from .cath import STATES, Category, node
+from .cath import LEVELS, STATES, Category, node, under
 from .core import ConfigError, DataError, numpy_rng
 from .perplexity import kinds_in, per_protein
 
@@ -94,17 +94,22 @@ def _sides_of_residues(
     raise DataError('the table has no losses by residue for this category', text=target.name, do='Give mlm_perplexity the category')
 
 # %% ../nbs/58_compare.ipynb #991d0150
-def groups_of(
-    table:pd.DataFrame, # rows per protein × model × pass (× draw × seed), from `mlm_perplexity`
-    target:Category, # what was suppressed
-) -> tuple[Group, Group]: # suppressed, maintained
-    "The two groups of a category; `DataError` where one is empty or rows do not pair"
+def _of_runs(table:pd.DataFrame) -> pd.DataFrame: # rows per protein × run, with its number
+    "Checked losses by protein, passes joined"
     check_paired(table)
     proteins = per_protein(table)
     for key, value in (('seed', np.nan), ('draw', 0)):
         if key not in proteins: proteins[key] = value
     proteins['run'], _ = _numbers(proteins, ['model', 'seed', 'draw'])
     _check_seeds(proteins)
+    return proteins
+
+def groups_of(
+    table:pd.DataFrame, # rows per protein × model × pass (× draw × seed), from `mlm_perplexity`
+    target:Category, # what was suppressed
+) -> tuple[Group, Group]: # suppressed, maintained
+    "The two groups of a category; `DataError` where one is empty or rows do not pair"
+    proteins = _of_runs(table)
     if target.level == 'residue':
         both = _with_clusters(proteins)
         parts = {side: _of_kinds(both, kinds) for side, kinds in _sides_of_residues(proteins, target).items()}
@@ -315,3 +320,34 @@ def readable(
     for g in ('suppressed', 'maintained'):
         if result[f'lost_{g}'].notna().any(): columns[f'lost {g} (%)'] = [number(100*x, 0) for x in result[f'lost_{g}']]
     return pd.DataFrame(columns).set_index('model')
+
+# %% ../nbs/58_compare.ipynb #4651fa8c
+def relation(
+    code:str|None, # CATH code of a protein
+    target:Category, # a node of CATH
+) -> str: # 'target', 'same topology', 'same architecture', 'same class', 'other class', 'outside CATH'
+    "What a protein shares with the target"
+    if not isinstance(code, str): return 'outside CATH'
+    if under(code, target.value): return 'target'
+    shared = next((k for k, level in reversed(list(enumerate(LEVELS[:target.value.count('.')]))) if node(code, level) == node(target.value, level)), None)
+    return 'other class' if shared is None else f'same {LEVELS[shared]}'
+
+def by_distance(
+    table:pd.DataFrame, # rows per protein × model × pass (× draw × seed), from `mlm_perplexity`
+    target:Category, # a node of CATH
+    full:str='full', # name of the full model
+    n_boot:int=2000, # resamples
+    seed:int=0, # of the resamples
+) -> pd.DataFrame: # rows per model × relation, near ones first: n (proteins), clusters, delta_nats, low, high (95 %)
+    "Mean change of the loss by distance from the target"
+    if target.kind != 'cath': raise ConfigError('distance is from a node of CATH', text=target.name)
+    proteins, frames = _of_runs(table), []
+    proteins = proteins.assign(nll=proteins.nll_nats, relation=[relation(c, target) for c in proteins.code])
+    order = ['target', *(f'same {level}' for level in reversed(LEVELS)), 'other class', 'outside CATH']
+    for name in [r for r in order if (proteins.relation == r).any()]:
+        g = _group(name, _with_clusters(proteins[proteins.relation == name]))
+        boot, = _resampled_groups([g], [_changes(g, full)], False, n_boot, seed)
+        low, high = np.array(_interval(boot, g.n_clusters)).T
+        mean = by_model(_changes(g, full).mean(0)[None], g.runs)[0]
+        frames.append(pd.DataFrame({'model': g.models, 'relation': name, 'n': len(g.ids), 'clusters': g.n_clusters, 'delta_nats': mean, 'low': low, 'high': high}))
+    return pd.concat(frames, ignore_index=True)

@@ -74,8 +74,10 @@ class Objective:
     sparsity:float=0. # weight of the mean probability that a weight is kept (paper: 0)
     uniform_over:str='vocabulary' # 'vocabulary' (paper) or 'amino acids'
     kl_inputs:str='masked' # inputs that the KL terms see: 'clean' (paper), 'masked' or 'both'
+    double_softmax:bool=False # compare softmaxed probabilities in the KL terms, as the release does
 
     def __post_init__(self):
+        if not isinstance(self.double_softmax, bool): raise ConfigError('double_softmax is True or False', text=str(self.double_softmax))
         if self.uniform_over not in UNIFORM_OVER: raise ConfigError('uniform over what?', text=str(self.uniform_over), do='Choose '+' or '.join(UNIFORM_OVER))
         if self.kl_inputs not in KL_INPUTS: raise ConfigError('no such inputs for the KL terms', text=str(self.kl_inputs), do='Choose '+', '.join(KL_INPUTS))
         if min(self.suppress, self.maintain, self.mlm, self.sparsity) < 0: raise ConfigError('the weight of a term cannot be negative', text=str(self))
@@ -133,9 +135,9 @@ def objective_terms(
     teacher:list[Tensor], # of the full model, (n,V) a question
 ) -> dict[str, Tensor]: # 'kl_uniform', 'kl_teacher', 'mlm': scalars, nats, before weighing
     "The terms of the objective that depend on data"
-    rows = list(zip(asked, logits, teacher))
-    return dict(kl_uniform=sum(kl_to_uniform(l, q.forget, objective.uniform_over) for q, l, _ in rows),
-                kl_teacher=sum(kl_to_teacher(l, t, q.keep) for q, l, t in rows),
+    rows, once = list(zip(asked, logits, teacher)), lambda x: x.float().softmax(-1) if objective.double_softmax else x
+    return dict(kl_uniform=sum(kl_to_uniform(once(l), q.forget, objective.uniform_over) for q, l, _ in rows),
+                kl_teacher=sum(kl_to_teacher(once(l), once(t), q.keep) for q, l, t in rows),
                 mlm=mlm_loss(logits[0], asked[0].target, asked[0].predict))
 
 # %% ../nbs/40_losses.ipynb #003259c5
@@ -146,7 +148,7 @@ def weigh(
     "The weighted sum of the terms that depend on data"
     return objective.suppress*terms['kl_uniform'] + objective.maintain*terms['kl_teacher'] + objective.mlm*terms['mlm']
 
-# %% ../nbs/40_losses.ipynb #e6f60d06
+# %% ../nbs/40_losses.ipynb #092d8b30
 def _logits(
     model, # (B,L) tokens -> (B,L,V) logits
     name:str, # of the model, for the error

@@ -51,7 +51,7 @@ _FIELDS = dict(
 class Release:
     "A file that can be downloaded, or a listing of such files; `DataError` for one that cannot be right"
     name:str # what the user calls it
-    group:str # what can be fetched together: cath, paper, models, contacts
+    group:str # what can be fetched together: cath, paper, models, contacts, folding
     url:str # where it is; of a listing, where the server says which files there are
     file:str # where it goes in the data folder; of a listing, the folder of its files
     about:str # what it is, in a sentence

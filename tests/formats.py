@@ -14,9 +14,8 @@ from Bio.PDB.MMCIF2Dict import MMCIF2Dict
 from safetensors.torch import load, save
 
 from plmsub.batches import encode, esm_alphabet
-from plmsub.cath import (cath_category, read_cath_fasta, read_cath_names, read_clf, read_domains, read_dssp_fasta, read_fasta,
-                         read_labels, read_residue_labels)
-from plmsub.cli import parse_category
+from plmsub.cath import (cath_category, parse_category, read_cath_fasta, read_cath_names, read_clf, read_domains, read_dssp_fasta,
+                         read_fasta, read_labels, read_residue_labels)
 from plmsub.coordinates import Chain, ideal_backbone, pdb_text, read_chain
 from plmsub.core import generator, read_log
 from plmsub.dssp import read_dssp, read_dssp_table

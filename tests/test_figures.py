@@ -1,0 +1,220 @@
+"""The figures of the paper: their numbers against a plain calculation row by row, their look against pictures kept beside
+
+`python tests/test_figures.py` draws the pictures and writes the tables of `baseline_images` again."""
+import time
+from pathlib import Path
+
+import matplotlib, numpy as np, pandas as pd, pytest
+from scipy.stats import false_discovery_control, ks_2samp, ttest_rel
+
+if __name__ == '__main__': matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+from plmsub.core import DataError
+from plmsub.figures import (METRICS, RUN_LEVELS, STATE_CLASS, all_figures, figure1, figure2b, figure2c, figure3b, figure3c, figure3de,
+                            figure3fg, made_up_tables, table1, table2b, table2c, table3b, table3c, table3de, table3fg)
+
+BASELINES = Path(__file__).parent/'baseline_images'
+TOLERANCE = 2 # mean difference of the inked pixels, of 255; the wrong colours, sizes and places below differ by 3.5 to 82
+
+# --- Numbers: everything again, in plain Python, one row after the other
+
+@pytest.fixture(scope='module')
+def tables(): return made_up_tables(300, passes=2, seed=1)
+
+def plain(table): return [{k: str(v) if k in ('run', 'id') else v for k, v in row.items()} for row in table.to_dict('records')]
+
+def pairs(table): return {(row['run'], row['id']) for row in plain(table)}
+
+def mean(values): return sum(values)/len(values) if len(values) else float('nan')
+
+def by_domain(rows, value):
+    "(run, id) -> mean of a value over the rows that have it"
+    found = {}
+    for row in rows:
+        if (v := value(row)) is not None: found.setdefault((row['run'], row['id']), []).append(v)
+    return {key: mean(values) for key, values in found.items()}
+
+@pytest.fixture(scope='module')
+def sides_of(tables):
+    suppressed, trained = pairs(tables['suppressed']), pairs(tables['train'])
+    code = {row['id']: row['code'] for row in plain(tables['domains'])}
+    def sides(run, ids, as_released):
+        "Suppressed and maintained ids of a run"
+        ids = [i for i in ids if as_released or (run['run'], i) not in trained]
+        if run['level'] == 'residue':
+            number = '2' if as_released else STATE_CLASS[run['target']]
+            inside = {i for i in ids if code[i].startswith(f'{number}.')}
+        else: inside = {i for i in ids if (run['run'], i) in suppressed}
+        return [i for i in ids if i in inside], [i for i in ids if i not in inside]
+    return sides
+
+@pytest.mark.parametrize('as_released', [False, True])
+def test_perplexities(tables, sides_of, as_released):
+    rows, trained, at = plain(tables['perplexity']), pairs(tables['train']), {}
+    if as_released: means = {'nll_nats': by_domain(rows, lambda r: r['perplexity'])}
+    else: means = {'nll_nats': by_domain(rows, lambda r: r['nll_nats'])}
+    for state in ('helix', 'strand', 'coil'):
+        name = f'{state}_nats'
+        if as_released: means[name] = by_domain(rows, lambda r: np.exp(r[name]))
+        else: means[name] = by_domain(rows, lambda r: r[name] or None)
+    result = table2c(tables, as_released)
+    assert len(result) == 38*4 and list(dict.fromkeys(result.level)) == list(RUN_LEVELS)
+    at = {(row.run, row.model, row.side): row for row in result.itertuples()}
+    for run in plain(tables['runs']):
+        ids = [i for r, i in means['nll_nats'] if r == run['run']]
+        for side in ('suppressed', 'maintained'):
+            if run['level'] == 'residue':
+                states = [s for s in ('helix', 'strand', 'coil') if (s == run['target']) == (side == 'suppressed')]
+                here = [i for i in ids if as_released or (run['run'], i) not in trained]
+                of = lambda r, i: [means[f'{s}_nats'][r, i] for s in states if (r, i) in means[f'{s}_nats']]
+                here = [i for i in here if of(run['run'], i) and of('', i)]
+                value = lambda r, i: mean(of(r, i))
+            else:
+                here = sides_of(run, ids, as_released)[side == 'maintained']
+                value = lambda r, i: means['nll_nats'][r, i]
+            for model, r in (('subnetwork', run['run']), ('ESM-2', '')):
+                wanted = mean([value(r, i) for i in here])
+                row = at[run['run'], model, side]
+                assert row.n == len(here)
+                np.testing.assert_allclose(row.perplexity, wanted if as_released else np.exp(wanted), rtol=1e-12)
+
+@pytest.mark.parametrize('as_released', [False, True])
+def test_structures(tables, sides_of, as_released):
+    values = {(row['run'], row['id']): row for row in plain(tables['structure'])}
+    b, c = table3b(tables, as_released), table3c(tables, as_released)
+    assert len(b) == 38*2*3 and len(c) == 38*3
+    at_b = {(row.run, row.side, row.metric): row for row in b.itertuples()}
+    at_c = {(row.run, row.metric): row for row in c.itertuples()}
+    for run in plain(tables['runs']):
+        sides = sides_of(run, [i for r, i in values if r == run['run']], as_released)
+        for metric in METRICS:
+            changes = []
+            for side, ids in zip(('suppressed', 'maintained'), sides):
+                ours, esm = ([values[r, i][metric] for i in ids] for r in (run['run'], ''))
+                changes.append(np.subtract(ours, esm))
+                row = at_b[run['run'], side, metric]
+                assert row.n == len(ids)
+                if len(ids) > 1:
+                    t = ttest_rel(ours, esm)
+                    np.testing.assert_allclose([row.change, row.t, row.p], [mean(changes[-1]), t.statistic, t.pvalue], rtol=1e-7)
+                else: assert np.isnan(row.p)
+            row = at_c[run['run'], metric]
+            assert (row.n_suppressed, row.n_maintained) == tuple(map(len, sides))
+            if all(map(len, sides)):
+                ks = ks_2samp(*changes, method='exact')
+                np.testing.assert_allclose([row.excess, row.ks, row.p], [abs(mean(changes[0])) - abs(mean(changes[1])), ks.statistic, ks.pvalue],
+                                           rtol=1e-7)
+            else: assert np.isnan(row.excess) and np.isnan(row.p)
+    for table in (b, c):
+        if as_released: assert 'p_corrected' not in table and (table.significant == (table.p < .05)).all()
+        else:
+            there = table.p.notna()
+            np.testing.assert_allclose(table.p_corrected[there], false_discovery_control(table.p[there]))
+            assert (table.significant == (table.p_corrected < .05)).all() and table.p_corrected[~there].isna().all()
+
+@pytest.mark.parametrize('by', ['domain', 'residue'])
+def test_residues(tables, by):
+    rows, code = plain(tables['residue_plddt']), {row['id']: row['code'] for row in plain(tables['domains'])}
+    for state, number in STATE_CLASS.items():
+        result = table3fg(tables, state, by=by)
+        for row in result.itertuples():
+            run = {'ESM-2': '', f'{state} run': f'residue-{state}', f'class {number} run': f'class-{number}'}[row.model]
+            values = [r['plddt'] for r in rows if r['run'] == run and (by == 'residue' or r['state'] == state)
+                      and ((r['state'] == state) if by == 'residue' else code[r['id']][0] == number) == (row.side == 'suppressed')]
+            assert row.n == len(values)
+            np.testing.assert_allclose([row.mean, row.q1, row.median, row.q3], [np.mean(values), *np.quantile(values, [.25, .5, .75])])
+            box = matplotlib.cbook.boxplot_stats(values)[0]
+            np.testing.assert_allclose([row.low, row.high], [box['whislo'], box['whishi']])
+
+def test_text_and_categories_are_the_same(tables):
+    "Columns of text, as they come from a CSV file, give the same numbers as categories"
+    text = {k: t.astype({c: object for c in ('run', 'id') if c in t}) if isinstance(t, pd.DataFrame) else t for k, t in tables.items()}
+    for of in (table2c, table3b, table3c): pd.testing.assert_frame_equal(of(text), of(tables))
+
+# --- Files
+
+def test_all_figures(tables, tmp_path):
+    done = all_figures(tables, tmp_path/'new')
+    assert done.drawn.all() and not done.note.any() and len(done) == 14
+    names = {f'{name}{ending}' for name in done.figure for ending in ('.png', '.svg', '.pdf', '.csv')}
+    assert {f.name for f in (tmp_path/'new').iterdir()} == names
+    assert all(f.stat().st_size > 100 for f in (tmp_path/'new').iterdir())
+    kept = pd.read_csv(tmp_path/'new'/'figure3c.csv', dtype=dict(target=str))
+    pd.testing.assert_frame_equal(kept, table3c(tables), check_dtype=False)
+    assert not plt.get_fignums()
+
+def test_same_files_again(tables, tmp_path):
+    few = {'runs': tables['runs']}
+    for folder in ('a', 'b'): all_figures(few, tmp_path/folder)
+    for file in (tmp_path/'a').iterdir(): assert file.read_bytes() == (tmp_path/'b'/file.name).read_bytes(), file.name
+
+def test_nothing_to_draw(tmp_path):
+    done = all_figures({}, tmp_path/'none')
+    assert not done.drawn.any() and done.note.str.len().all()
+    (tmp_path/'file').write_text('')
+    with pytest.raises(DataError, match='not a folder'): all_figures({}, tmp_path/'file')
+
+@pytest.mark.slow
+def test_size_of_the_paper(tmp_path):
+    "38 runs, 10 passes, 8,885 domains: all panels in a minute of one core"
+    large = made_up_tables(8885, passes=10)
+    start = time.process_time()
+    assert all_figures(large, tmp_path).drawn.all()
+    assert time.process_time() - start < 60
+
+# --- Looks
+
+FIGURES = {'figure1': (figure1, lambda t: table1(t['domains'])), 'figure2b': (figure2b, table2b), 'figure2c': (figure2c, table2c),
+           'figure3b': (figure3b, table3b), 'figure3c': (figure3c, table3c), 'figure3f': (figure3fg, lambda t: table3fg(t, 'helix'))}
+
+def picture(axes):
+    "(H,W,3) pixels of a figure, made half as large"
+    figure = np.ravel(axes)[0].figure
+    figure.set_dpi(80)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(float)
+    plt.close(figure)
+    h, w = (n//2*2 for n in pixels.shape[:2])
+    return pixels[:h, :w].reshape(h//2, 2, w//2, 2, 3).mean((1, 3))
+
+def drawn(draw, table):
+    with matplotlib.rc_context(matplotlib.rcParamsDefault | {'backend': matplotlib.get_backend()}): return picture(draw(table))
+
+def difference(a, b):
+    "Mean difference of the pixels that are not white in both"
+    assert a.shape == b.shape, (a.shape, b.shape)
+    ink = (a.min(-1) < 250) | (b.min(-1) < 250)
+    return np.abs(a - b).mean(-1)[ink].mean()
+
+def kept(name): return plt.imread(BASELINES/f'{name}.png')[..., :3].astype(float)*255
+def kept_table(name): return pd.read_csv(BASELINES/f'{name}.csv', dtype=dict(target=str, name=str))
+
+@pytest.mark.parametrize('name', FIGURES)
+def test_looks(name): assert difference(drawn(FIGURES[name][0], kept_table(name)), kept(name)) < TOLERANCE
+
+def test_looks_of_structures():
+    tables = made_up_tables(300)
+    assert difference(drawn(figure3de, tables), kept('figure3de')) < TOLERANCE
+    assert table3de(tables).structure.tolist() == ['ESM-2', 'subnetwork']
+
+def types_swapped(t): return t.replace({'type': {'alpha': 'beta', 'beta': 'alpha'}})
+def sides_swapped(t): return t.replace({'side': {'suppressed': 'maintained', 'maintained': 'suppressed'}})
+
+@pytest.mark.parametrize('name, change', [
+    ('figure1', lambda t: t.assign(name=t.name.str.replace('^1', '3', regex=True))),
+    ('figure2b', lambda t: t[::-1]), ('figure2b', lambda t: t.assign(sparsity_percent_mean=t.sparsity_percent_mean*np.linspace(.8, 1.2, 6))),
+    ('figure2c', types_swapped), ('figure2c', sides_swapped), ('figure2c', lambda t: t.assign(size=10)),
+    ('figure3b', sides_swapped), ('figure3b', lambda t: t.assign(significant=~t.significant)),
+    ('figure3c', types_swapped), ('figure3c', lambda t: t.assign(excess=-t.excess)), ('figure3f', sides_swapped)])
+def test_a_wrong_look_is_noticed(name, change):
+    "The measure is worth something: pictures that are wrong are told from the right ones"
+    assert difference(drawn(FIGURES[name][0], change(kept_table(name))), kept(name)) > TOLERANCE
+
+if __name__ == '__main__':
+    BASELINES.mkdir(exist_ok=True)
+    made_up = made_up_tables(1500)
+    for name, (draw, numbers) in FIGURES.items():
+        numbers(made_up).to_csv(BASELINES/f'{name}.csv', index=False, float_format='%.6g')
+        plt.imsave(BASELINES/f'{name}.png', drawn(draw, kept_table(name)).round().astype(np.uint8))
+    plt.imsave(BASELINES/'figure3de.png', drawn(figure3de, made_up_tables(300)).round().astype(np.uint8))
