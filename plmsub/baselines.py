@@ -21,7 +21,7 @@ from .cath import Protein
 from .core import AMINO_ACIDS, OTHER_RESIDUES, ConfigError, DataError, RunError, generator, progress
 from .pretrain import MlmBatches, PretrainConfig, learning_rate, read_sequences, valid_batches
 
-# %% ../nbs/24_baselines.ipynb #f99874d2
+# %% ../nbs/24_baselines.ipynb #a44d263b
 _CODES = np.full(256, -1, np.int64)
 _CODES[[ord(a) for a in AMINO_ACIDS]] = range(20)
 
@@ -42,7 +42,7 @@ def _words(codes, n):
         words[inside] += codes[inside-d]*20**d
     return words
 
-# %% ../nbs/24_baselines.ipynb #1eeb1af7
+# %% ../nbs/24_baselines.ipynb #61dcea6d
 @dataclass(frozen=True, eq=False)
 class Ngram:
     "Counts of words of 1 to n residues, and how they are smoothed"
@@ -62,7 +62,7 @@ class Ngram:
         tables = [c.reshape(-1, 20) + self.alpha for c in self.counts]
         return np.concatenate([np.log(t/t.sum(1, keepdims=True)).ravel() for t in tables])
 
-# %% ../nbs/24_baselines.ipynb #61dcea6d
+# %% ../nbs/24_baselines.ipynb #23baa3b9
 def _checked(sequences):
     sequences = read_sequences(sequences)
     if not sequences: raise DataError('there are no sequences', do='Give at least one')
@@ -79,7 +79,7 @@ def ngram_model(
     counts = [np.bincount(_words(codes, k)[_before(codes) >= k-1], minlength=20**k) for k in range(1, n+1)]
     return Ngram(tuple(counts), alpha)
 
-# %% ../nbs/24_baselines.ipynb #3fd1c322
+# %% ../nbs/24_baselines.ipynb #f62f53f2
 READINGS = ('left', 'both sides')
 
 def _both_sides(model, codes, place, ours): # places of words in `log_p`; residues to score
@@ -109,7 +109,7 @@ def ngram_nll(
         nll[ours] = np.concatenate([_both_sides(model, codes, place, part) for part in parts])
     return [part[:-1] for part in np.split(nll, np.cumsum([len(s) + 1 for s in sequences]))[:-1]]
 
-# %% ../nbs/24_baselines.ipynb #fd01b74c
+# %% ../nbs/24_baselines.ipynb #3e2b1f08
 ALPHAS = tuple(10**(e/2) for e in range(-4, 11)) # 0.01 to 100,000
 
 def tuned_alpha(
@@ -126,7 +126,7 @@ def tuned_alpha(
     table['perplexity'] = np.exp(table.nll_nats)
     return ALPHAS[table.nll_nats.argmin()], table
 
-# %% ../nbs/24_baselines.ipynb #ebc198b4
+# %% ../nbs/24_baselines.ipynb #2cf53e1a
 def _hidden(proteins, passes, seed):
     "Index of the protein, pass, residues to score"
     if passes < 1: raise ConfigError('at least one pass is needed', text=passes)
@@ -153,7 +153,7 @@ def ngram_losses(
             rows.append((p.id, getattr(p, 'code', None), name, 0, k, len(where), nll[i][where].mean()))
     return pd.DataFrame(rows, columns=['id', 'code', 'model', 'draw', 'pass', 'n', 'nll_nats'])
 
-# %% ../nbs/24_baselines.ipynb #a2a3cd3a
+# %% ../nbs/24_baselines.ipynb #579e4b7b
 @lru_cache
 def _states() -> Tensor: # (V,) int64
     "What a token is: 0 to 19 amino acids, 20 mask token, 21 other residues, 22 no residue"
@@ -169,7 +169,7 @@ def _logits(scores, tokens):
     logits[..., list(amino_acid_tokens())] = scores
     return logits
 
-# %% ../nbs/24_baselines.ipynb #579e4b7b
+# %% ../nbs/24_baselines.ipynb #05f69df6
 class Composition:
     "The visible composition of a protein, mixed with frequencies: tokens (B,L) -> logits (B,L,V), on the CPU"
     def __init__(self,
@@ -192,7 +192,7 @@ class Composition:
     def __call__(self, tokens): return _logits(self.log_p(tokens)[:, None], tokens)
     def __repr__(self): return f'Composition(a={self.a:.3g})'
 
-# %% ../nbs/24_baselines.ipynb #bbb04be8
+# %% ../nbs/24_baselines.ipynb #48d80a09
 _WEIGHTS = tuple(10**(e/4) for e in range(17)) # 1 to 10,000 residues
 
 def _questions(valid):
@@ -220,7 +220,7 @@ def composition_model(
     models = [Composition(counts/counts.sum(), a) for a in _WEIGHTS]
     return min(models, key=lambda model: _loss(model, asked))
 
-# %% ../nbs/24_baselines.ipynb #fa621e1f
+# %% ../nbs/24_baselines.ipynb #4b77a4f4
 RADIUS = 8 # residues seen on either side
 
 class WindowNet(nn.Module):
@@ -248,7 +248,7 @@ class WindowNet(nn.Module):
         n = sum(w.numel() for w in self.parameters())
         return f'WindowNet({RADIUS} residues on either side, {n:,} weights)'
 
-# %% ../nbs/24_baselines.ipynb #4467cf0d
+# %% ../nbs/24_baselines.ipynb #b6e8ab08
 @patch
 def at(self:WindowNet,
     tokens:Tensor, # (B,L) int64
@@ -265,7 +265,7 @@ def at(self:WindowNet,
     h = h + F.gelu(h@self.hidden + self.biases[1])
     return h@self.out + self.biases[2] + log_p[row]
 
-# %% ../nbs/24_baselines.ipynb #6c440161
+# %% ../nbs/24_baselines.ipynb #b46ca60a
 def _optimizer(net, config):
     "AdamW; biases do not decay"
     matrices, vectors = [[w for w in net.parameters() if (w.ndim > 1) == matrix] for matrix in (True, False)]
@@ -295,7 +295,7 @@ def _fit(net, batches, asked):
     net.load_state_dict(best)
     return pd.DataFrame(rows)
 
-# %% ../nbs/24_baselines.ipynb #b46ca60a
+# %% ../nbs/24_baselines.ipynb #5ae5802c
 def window_net(
     train:list[str], # training sequences, or a FASTA file
     valid:list[str], # sequences to choose on, or a FASTA file
@@ -316,7 +316,7 @@ def window_net(
     net.history = _fit(net, MlmBatches(_checked(train), config), _questions(valid))
     return net.requires_grad_(False)
 
-# %% ../nbs/24_baselines.ipynb #7cb11d8a
+# %% ../nbs/24_baselines.ipynb #7f78a1ee
 def ece(
     table:pd.DataFrame, # rows per protein × model × pass, from `mlm_perplexity` or `ngram_losses`
 ) -> pd.DataFrame: # a row per model: model, n_residues (over passes), nll_nats, ece

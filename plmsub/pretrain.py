@@ -26,7 +26,7 @@ from .cath import read_fasta
 from .batches import choose,corrupt,encode,esm_alphabet,masked_positions,token_batches
 from .plm import Plm,PlmSettings,as_blocks,from_blocks,hidden_states,initial_weights,lm_head,read_plm,save_plm
 
-# %% ../nbs/21_pretrain.ipynb #5c800cf5
+# %% ../nbs/21_pretrain.ipynb #7d3370e6
 @dataclass(frozen=True)
 class PretrainConfig:
     "Everything that decides the weights of a pretrained model besides its sequences; ConfigError for what cannot work"
@@ -61,7 +61,7 @@ class PretrainConfig:
         "The shape of the model"
         return PlmSettings(self.n_layers, self.dim, self.n_heads, self.token_dropout)
 
-# %% ../nbs/21_pretrain.ipynb #7d3370e6
+# %% ../nbs/21_pretrain.ipynb #87c02e49
 def check_config(config:PretrainConfig)->None:
     "ConfigError for settings that cannot work"
     config.settings # refuses impossible shapes
@@ -82,7 +82,7 @@ def check_config(config:PretrainConfig)->None:
     if config.precision not in ('auto','float32','bfloat16'):
         raise ConfigError("precision is 'auto', 'float32' or 'bfloat16'", text=str(config.precision))
 
-# %% ../nbs/21_pretrain.ipynb #ba250fcd
+# %% ../nbs/21_pretrain.ipynb #fd0ee915
 def learning_rate(
     step:int, # steps taken so far, from 0
     config:PretrainConfig,
@@ -92,7 +92,7 @@ def learning_rate(
     down = 1-(1-config.final_fraction)*(step-config.warmup_steps)/max(1, config.steps-1-config.warmup_steps)
     return config.learning_rate*min(up, down, 1)
 
-# %% ../nbs/21_pretrain.ipynb #7d5f88b8
+# %% ../nbs/21_pretrain.ipynb #153a85e8
 def read_sequences(
     sequences:list[str]|str|Path, # sequences, or a FASTA file (plain or gzip)
 )->list[str]: # as given, in order
@@ -111,7 +111,7 @@ def sequences_sha256(
     "What a run was trained on, in order"
     return hashlib.sha256('\n\n'.join('\n'.join(p) for p in parts).encode()).hexdigest()
 
-# %% ../nbs/21_pretrain.ipynb #7155020c
+# %% ../nbs/21_pretrain.ipynb #c129b800
 class MlmBatch(NamedTuple):
     "Inputs and targets of one step of masked language modelling"
     tokens:Tensor # (B,L) corrupted
@@ -132,7 +132,7 @@ def mlm_batch(
     where = chosen.flatten().nonzero()[:,0]
     return MlmBatch(corrupted, where, tokens.flatten()[where], bool(tokens.eq(esm_alphabet().padding_idx).any()))
 
-# %% ../nbs/21_pretrain.ipynb #4931b362
+# %% ../nbs/21_pretrain.ipynb #fceede41
 class MlmBatches:
     "Endless batches for pretraining; `batches[k]` needs no other batch"
     def __init__(self, sequences:list[str], config:PretrainConfig):
@@ -169,7 +169,7 @@ def random_crop(sequence:str, n:int, g:torch.Generator)->str:
     start = torch.randint(len(sequence)-n+1, (), generator=g).item()
     return sequence[start:start+n]
 
-# %% ../nbs/21_pretrain.ipynb #f1118fd5
+# %% ../nbs/21_pretrain.ipynb #27b54805
 def valid_batches(
     sequences:list[str], # valid sequences; of longer ones the first `max_residues` are used
     config:PretrainConfig,
@@ -202,7 +202,7 @@ def valid_loss(
         means.append(nll.new_zeros(len(b.tokens)).index_add(0, row, nll)/row.bincount(minlength=len(b.tokens)))
     return torch.cat(means).mean().item()
 
-# %% ../nbs/21_pretrain.ipynb #d854b3a4
+# %% ../nbs/21_pretrain.ipynb #dc56a663
 LOCAL_PEAK = 6. # part of a head's score that each pair of dimensions gives at its distance, before the softmax
 LOCAL_EMBED = .05 # of the usual spread of the embedding
 FARTHEST = 8 # residues; distances begin again after it
@@ -227,7 +227,7 @@ def local_weights(
         weights[f'layer.{k}.attention.query.bias'][second] = a*turn.sin()
     return weights
 
-# %% ../nbs/21_pretrain.ipynb #04cb319d
+# %% ../nbs/21_pretrain.ipynb #74efc6aa
 class Trainee:
     "Weights and optimizer of a model in training"
     def __init__(self, config:PretrainConfig, device:torch.device):
@@ -246,7 +246,7 @@ class Trainee:
         "bfloat16 for what is inside, where the run uses it"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-# %% ../nbs/21_pretrain.ipynb #07e414f2
+# %% ../nbs/21_pretrain.ipynb #7cfc512f
 @patch
 def train(self:Trainee,
     batch:MlmBatch, # from `MlmBatches`
@@ -263,7 +263,7 @@ def train(self:Trainee,
     self.step += 1
     return loss.detach()
 
-# %% ../nbs/21_pretrain.ipynb #7cfc512f
+# %% ../nbs/21_pretrain.ipynb #452b3224
 @patch
 @torch.no_grad()
 def valid(self:Trainee,
@@ -278,7 +278,7 @@ def plm(self:Trainee)->Plm: # a copy
     weights = {n:w.detach().clone() for n,w in from_blocks(self.weights).items()}
     return Plm(self.settings, weights, self.config.name)
 
-# %% ../nbs/21_pretrain.ipynb #113c1d7c
+# %% ../nbs/21_pretrain.ipynb #7ace1c1e
 def save_checkpoint(
     trainee:Trainee,
     folder:Path, # the run's folder
@@ -321,7 +321,7 @@ def read_checkpoint(
     if why is None: return int(file.stem),tensors
     raise RunError('this is not a checkpoint of the run', file=file, text=why, do='Delete it; the run goes on from the one before')
 
-# %% ../nbs/21_pretrain.ipynb #1cbc3b5d
+# %% ../nbs/21_pretrain.ipynb #e1e7cbab
 def train_to_end(
     trainee:Trainee, # changed in place
     batches:MlmBatches, # training batches
@@ -352,7 +352,7 @@ def valid_row(nats:float)->dict:
     "What the log says about the valid sequences"
     return dict(valid_loss=nats, valid_perplexity=math.exp(nats))
 
-# %% ../nbs/21_pretrain.ipynb #e1e7cbab
+# %% ../nbs/21_pretrain.ipynb #b5b0dca7
 def pretrain(
     sequences:list[str]|str|Path, # sequences to train on, or a FASTA file
     config:PretrainConfig, # all settings
