@@ -119,7 +119,7 @@ def speed(flags):
         seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
     assert (table.error == '').all()
-    row = dict(pairs=len(table), residues_mean=round(table.n_residues.mean(), 1), processes=PROCESSES, seconds=round(seconds, 1), cpu_seconds=round(cpu, 1))
+    row = dict(pairs=len(table), residues_mean=round(float(table.n_residues.mean()), 1), processes=PROCESSES, seconds=round(seconds, 1), cpu_seconds=round(cpu, 1))
     print(row)
     save(pd.DataFrame([row]), 'structure_speed', flags)
     return seconds <= SECONDS

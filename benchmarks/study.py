@@ -13,20 +13,24 @@ from plmsub.anatomy import overlaps, zeros_of
 from plmsub.cath import cath_category, of_length, parse_category, read_domains
 from plmsub.cli import evaluate
 from plmsub.compare import by_distance, compare, corrected, perplexity_intervals
-from plmsub.core import generator, provenance, read_log, whole_file, write_json
+from plmsub.core import generator, numpy_rng, provenance, read_log, whole_file, write_json
 from plmsub.dssp import read_dssp_table, with_dssp
+from plmsub.headers import read_proteins
 from plmsub.masks import HardMask
 from plmsub.perplexity import mlm_perplexity
 from plmsub.plm import load_plm
 from plmsub.subnetwork import Subnetwork, load_mask
 from plmsub.sweep import Job, job_folder, prepare, read_jobs, sweep, write_jobs
-from plmsub.train import rank, sample_proteins, temperature_at
+from plmsub.splits import relatives
+from plmsub.train import controls, rank, sample_proteins, temperature_at
 
 TABLE, RUNS, RESULTS = Path('nbs/studies/study.csv'), Path('runs/study'), Path('nbs/results/study')
 LEVEL = {'1': 'class', '2': 'class', '3': 'class', 'helix': 'residue', 'strand': 'residue', '2.60': 'architecture', '3.40.50': 'topology',
          '3.40.50.300': 'superfamily', 'random:200': 'random', 'random:2000': 'random'}
 CLASSES = [t for t, level in LEVEL.items() if level == 'class']
 DAMAGES = (.02, .05) # nats, at which methods are held against each other
+PROTEOMES = ('UP000000625_83333.fasta', 'UP000002311_559292.fasta') # E. coli, yeast
+N_SEARCHED, N_OUTSIDE = 2000, 128 # of their proteins, how many are searched, and how many without likeness to CATH are scored
 N_TEST, N_ALONG = 512, 256 # test proteins for the result, and for each look along a run; half of them suppressed where there are enough
 
 def jobs():
@@ -47,12 +51,27 @@ def target_of(asked, job, domains): return parse_category(job.suppress, domains)
 
 def tests(asked, target, n): return sample_proteins(asked.parts.test, target, n, 0)
 
+def write_fasta(path, proteins):
+    "Proteins under their ids"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as f: f.write_text(''.join(f'>{p.id}\n{p.sequence}\n' for p in proteins))
+
 def write(table, path):
     "A gzipped CSV file, the same bytes for the same table"
     path.parent.mkdir(exist_ok=True)
     with whole_file(path) as f: f.write_bytes(gzip.compress(table.to_csv(index=False, float_format='%.6g').encode(), mtime=0))
 
-def measured(domains, job):
+def outside(data, domains):
+    "Proteins of E. coli and yeast in which MMseqs2 finds no likeness to any domain; found once, and kept"
+    file = RUNS/'outside.fa'
+    if not file.exists():
+        some = of_length([p for name in PROTEOMES for p in read_proteins(data/'corpus'/name)])
+        some = [some[i] for i in numpy_rng(0, 'outside CATH').permutation(len(some))[:N_SEARCHED]]
+        alike = {*relatives(some, domains).id}
+        write_fasta(file, [p for p in some if p.id not in alike][:N_OUTSIDE])
+    return read_proteins(file)
+
+def measured(data, domains, job):
     "What is done with a finished run: the losses of its subnetwork and its controls on test"
     def measure(run, asked):
         target = target_of(asked, job, domains)
@@ -63,6 +82,9 @@ def measured(domains, job):
         if target.name.startswith('random'):
             seen = sample_proteins(asked.parts.train, target, N_TEST, 0)
             write(mlm_perplexity({'full': plm, 'subnetwork': run.subnetwork}, seen, passes=1), run.folder/'train.csv.gz')
+        if job.kind == 'trained' and target.kind == 'cath':
+            models = {'full': plm, 'subnetwork': run.subnetwork, 'random': controls(run, 3)['random']}
+            write(mlm_perplexity(models, outside(data, domains), passes=1), run.folder/'outside.csv.gz')
     return measure
 
 def looking(plm, domains, job):
@@ -82,7 +104,7 @@ def run(data, plm, rows):
     domains = proteins(data)
     for job in rows:
         follow = looking(plm, domains, job) if job.suppress in CLASSES and job.kind != 'shuffled' else None
-        state = sweep([job], plm, domains, RUNS, measured(domains, job), follow).iloc[0]
+        state = sweep([job], plm, domains, RUNS, measured(data, domains, job), follow).iloc[0]
         print(f"{job}: {state.state}", *(f'{k} {state[k]:.3f}' for k in ('valid_S', 'valid_D', 'sparsity') if state.state == 'done'), state.error, flush=True)
 
 def finished(data, plm, rows):
@@ -117,7 +139,11 @@ def distances(done):
     "Change of the loss by distance from the target"
     nodes = [s for s in dict.fromkeys(job.suppress for job, *_ in done) if s[0].isdigit()]
     keep = ['full', 'subnetwork', 'random']
-    return {'distance': pd.concat([by_distance(t[t.model.isin(keep)], cath_category(s)).assign(target=s) for s in nodes for t in [joined(done, s)]], ignore_index=True)}
+    frames = []
+    for s in nodes:
+        table = pd.concat([joined(done, s), joined(done, s, 'outside.csv.gz')], ignore_index=True)
+        frames.append(by_distance(table[table.model.isin(keep)], cath_category(s)).assign(target=s))
+    return {'distance': pd.concat(frames, ignore_index=True)}
 
 def scored(table, target, reading): # S and D of one reading at one look
     proteins = table.groupby(['id', 'code', 'model']).nll_nats.mean().unstack('model').reset_index()
@@ -134,7 +160,7 @@ def along(done):
             for reading in ('hard', 'sampled'):
                 if reading not in {*table.model}: continue
                 row = dict(target=job.suppress, kind=job.kind, reading=reading, seed=job.seed, step=int(table.step[0]), **scored(table, target, reading))
-                row['residues'] = row['step']*asked.config.accumulate*asked.config.batch_size
+                row |= dict(proteins_seen=row['step']*asked.config.accumulate*asked.config.batch_size, sparsity=log[row['step']]['sparsity'])
                 rows.append(row)
                 for damage in DAMAGES: # ours: chosen on valid; the release's: on test, in its favour
                     by = log[row['step']] if job.kind == 'trained' else dict(valid_S=row['S'], valid_D=row['D'])

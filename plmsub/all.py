@@ -5,7 +5,7 @@ from plmsub.batches import CategoryBatches, encode, masked_positions
 from plmsub.cath import (Category, Domain, Protein, cath_category, domain_number_category, label_category, of_length, parse_category,
                          predicate_category, random_category, read_cath_names, read_domains, read_fasta, read_labels, read_residue_labels,
                          residue_category, residue_label_category)
-from plmsub.compare import by_distance, compare
+from plmsub.compare import abilities, by_distance, compare
 from plmsub.controls import magnitude_mask, random_mask, untrained_masks
 from plmsub.coordinates import Chain, read_chain
 from plmsub.core import ConfigError, DataError, ModelError, PlmsubError, RunError
@@ -19,7 +19,7 @@ from plmsub.masks import HardMask, WeightMask, select_weights
 from plmsub.original import released_config
 from plmsub.perplexity import mlm_perplexity, perplexity, pseudo_perplexity, unigram_model
 from plmsub.plm import Plm, load_plm, save_fairesm, save_plm, tiny_esm1, tiny_esm2
-from plmsub.plots import plot_leakage, plot_overlap, plot_perplexity, plot_selectivity, plot_training, plot_zeros
+from plmsub.plots import plot_abilities, plot_leakage, plot_overlap, plot_perplexity, plot_selectivity, plot_training, plot_zeros
 from plmsub.pretrain import PretrainConfig, pretrain
 from plmsub.splits import Split, clusters, leakage, relatives, split, split_from_lists
 from plmsub.structure import plot_structure, score_folder, score_pair, tm_score, view_structure

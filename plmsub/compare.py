@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_paired', 'Group', 'groups_of', 'resampled_means', 'by_model', 'compare', 'perplexity_intervals', 'corrected',
-           'readable', 'relation', 'by_distance']
+           'readable', 'relation', 'by_distance', 'abilities']
 
 # %% ../nbs/58_compare.ipynb #88f52cda
 from dataclasses import dataclass
@@ -21,23 +21,25 @@ def _numbers(table:pd.DataFrame, keys:list[str]) -> tuple[np.ndarray, pd.DataFra
     return number, table[keys].iloc[np.unique(number, return_index=True)[1]].reset_index(drop=True)
 
 def check_paired(
-    table:pd.DataFrame, # rows per protein × model × pass (× draw × seed)
+    table:pd.DataFrame, # rows per protein × model (× pass × draw × seed)
+    score:str='nll_nats', # the column of scores
+    unit:str='residues', # what `n` counts
 ) -> None: # raises `DataError` that names the first protein which does not pair
     "Refuse a table in which models were not scored on the same residues"
-    if table.empty: raise DataError('the table of losses is empty')
-    row, rows = _numbers(table, ['id', 'pass'])
+    if table.empty: raise DataError('the table of scores is empty')
+    row, rows = _numbers(table, [k for k in ('id', 'pass') if k in table])
     run, runs = _numbers(table, [k for k in ('model', 'seed', 'draw') if k in table])
-    def where(row): return f'protein {rows.id[row]}, pass {rows["pass"][row]}'
+    def where(row): return f'protein {rows.id[row]}' + (f', pass {rows["pass"][row]}' if 'pass' in rows else '')
     def model(run): return ' '.join(map(str, runs.loc[run]))
-    unscored = np.flatnonzero(~np.isfinite(table.nll_nats))
-    for i in unscored: raise DataError(f'{where(row[i])}: the loss is not a finite number', text=model(run[i]))
+    unscored = np.flatnonzero(~np.isfinite(table[score]))
+    for i in unscored: raise DataError(f'{where(row[i])}: {score} is not a finite number', text=model(run[i]))
     times, n = np.zeros((len(rows), len(runs)), int), np.zeros((len(rows), len(runs)))
     np.add.at(times, (row, run), 1)
     n[row, run] = table.n
     for wrong, what in ((times > 1, 'scored twice by a model'), (times < 1, 'not scored by a model, but by others'),
-                        (n != n[:, :1], 'scored on another number of residues by a model')):
+                        (n != n[:, :1], f'scored on another number of {unit} by a model')):
         for r, m in np.argwhere(wrong):
-            raise DataError(f'{where(r)} is {what}', text=model(m), do='Score all models on the same proteins, passes and seed')
+            raise DataError(f'{where(r)} is {what}', text=model(m), do='Score all models on the same proteins, with the same settings')
 
 # %% ../nbs/58_compare.ipynb #e294fbb8
 @dataclass(frozen=True)
@@ -94,15 +96,17 @@ def _sides_of_residues(
     raise DataError('the table has no losses by residue for this category', text=target.name, do='Give mlm_perplexity the category')
 
 # %% ../nbs/58_compare.ipynb #991d0150
-def _of_runs(table:pd.DataFrame) -> pd.DataFrame: # rows per protein × run, with its number
-    "Checked losses by protein, passes joined"
-    check_paired(table)
-    proteins = per_protein(table)
-    for key, value in (('seed', np.nan), ('draw', 0)):
-        if key not in proteins: proteins[key] = value
+def _with_runs(proteins:pd.DataFrame) -> pd.DataFrame: # rows per protein × run, with its number
+    "Number the runs: models, or single draws and training seeds of a model"
+    proteins = proteins.assign(**{k: v for k, v in (('seed', np.nan), ('draw', 0)) if k not in proteins})
     proteins['run'], _ = _numbers(proteins, ['model', 'seed', 'draw'])
     _check_seeds(proteins)
     return proteins
+
+def _of_runs(table:pd.DataFrame) -> pd.DataFrame: # rows per protein × run, with its number
+    "Checked losses by protein, passes joined"
+    check_paired(table)
+    return _with_runs(per_protein(table))
 
 def groups_of(
     table:pd.DataFrame, # rows per protein × model × pass (× draw × seed), from `mlm_perplexity`
@@ -351,3 +355,51 @@ def by_distance(
         mean = by_model(_changes(g, full).mean(0)[None], g.runs)[0]
         frames.append(pd.DataFrame({'model': g.models, 'relation': name, 'n': len(g.ids), 'clusters': g.n_clusters, 'delta_nats': mean, 'low': low, 'high': high}))
     return pd.concat(frames, ignore_index=True)
+
+# %% ../nbs/58_compare.ipynb #fbaa7773
+def _ability(
+    proteins:pd.DataFrame, # rows per protein × run of one metric, with value and n
+    name:str, # of the group
+    full:str,
+    subnetwork:str,
+    n_boot:int,
+    seed:int,
+) -> pd.DataFrame: # a row per model
+    "One metric of one group"
+    g = _group(name, _with_clusters(proteins.assign(nll=proteins.value)))
+    if full not in g.models: raise DataError('the table lacks a model', text=full, do='It has '+', '.join(g.models))
+    n = proteins[proteins.run == 0].set_index('id').n.loc[g.ids].to_numpy(float)[:, None]
+    weights, drawn = _run_weights(g.runs, n_boot, seed), {}
+    for quantity, values in (('value', g.nll), ('change', _changes(g, full))):
+        sums = resampled_means(np.hstack([values*n, n]), g.clusters, n_boot, numpy_rng(seed, 'bootstrap', name))
+        mean = by_model((values*n).sum(0)[None]/n.sum(), g.runs)[0]
+        drawn[quantity] = mean, by_model(sums[:, :-1]/sums[:, -1:], g.runs, weights)
+    if subnetwork in g.models: # its margin to itself is none
+        s, own = g.models.index(subnetwork), np.where(np.array(g.models) == subnetwork, np.nan, 0)
+        drawn['margin'] = tuple(x[..., [s]] - x + own for x in drawn['change'])
+    result = pd.DataFrame({'model': g.models, 'proteins': len(g.ids), 'clusters': g.n_clusters})
+    for quantity, (mean, boot) in drawn.items():
+        result[quantity] = mean
+        result[[f'{quantity}_low', f'{quantity}_high']] = _interval(boot, g.n_clusters)
+    return result
+
+# %% ../nbs/58_compare.ipynb #abfd0cd5
+def abilities(
+    table:pd.DataFrame, # rows per protein × model (× draw × seed): task, metric, model, id, code, value, n
+    target:Category|None=None, # judge suppressed and maintained proteins apart; `None`: all together
+    full:str='full', # name of the full model in the table
+    subnetwork:str='subnetwork', # name of the subnetwork, whose margin to the others is taken
+    n_boot:int=2000, # resamples
+    seed:int=0, # of the resamples
+) -> pd.DataFrame: # rows per task × metric × group × model: value, change, margin with 95 % intervals
+    "What each model can do; `change` is its value minus the full model's, `margin` the subnetwork's change minus its own"
+    frames = []
+    for (task, metric), rows in table.groupby(['task', 'metric'], sort=False):
+        check_paired(rows, 'value', 'things')
+        rows = _with_runs(rows)
+        inside = rows.id.isin({p.id for p in rows.drop_duplicates('id').itertuples() if target and target.holds(p)})
+        groups = {'suppressed': rows[inside], 'maintained': rows[~inside]} if target else {'all': rows}
+        frames += [_ability(part, group, full, subnetwork, n_boot, seed).assign(task=task, metric=metric, group=group)
+                   for group, part in groups.items() if len(part)]
+    result = pd.concat(frames, ignore_index=True)
+    return result[['task', 'metric', 'group'] + [c for c in result if c not in ('task', 'metric', 'group')]]

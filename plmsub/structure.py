@@ -429,7 +429,7 @@ def score_folder(
     for i,row in progress(answers, total=len(jobs), desc='structures'): rows[ids[i]] = row
     return _table(rows)
 
-# %% ../nbs/51_structure.ipynb #4c97c436
+# %% ../nbs/51_structure.ipynb #7a7c47a4
 def _front(chain):
     "Centre, and rotation to a view of the plane in which a chain spreads most; no mirror image"
     _,xyz = _ca(chain)
@@ -456,7 +456,7 @@ def _trace(xyz, colours, chain, ax, width, zorder):
     ax.add_collection(LineCollection([points[:,:2] for points,_ in pieces], colors=[c for _,c in pieces],
                                      linewidths=width*(.6 + .8*near), capstyle='round', zorder=zorder))
 
-# %% ../nbs/51_structure.ipynb #6d57cad4
+# %% ../nbs/51_structure.ipynb #87a15c02
 def _band_colours(model, highest):
     "Colour of every residue by its pLDDT"
     values = np.nan_to_num(plddt(model, highest))
@@ -487,7 +487,7 @@ def plot_structure(
     ax.set_axis_off()
     return ax
 
-# %% ../nbs/51_structure.ipynb #da249fa4
+# %% ../nbs/51_structure.ipynb #74c88e3b
 def view_structure(
     models:dict|Chain, # name -> model, one panel each; or one model
     native:Chain|None=None, # the models are laid upon it by TM-align, and it is drawn in grey

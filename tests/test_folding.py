@@ -10,14 +10,15 @@ import copy, dataclasses, importlib, multiprocessing, sys, time, types
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest, torch
 
 from plmsub.cath import Protein, read_domains
 from plmsub.coordinates import read_chain
-from plmsub.core import ConfigError, DataError, ModelError, RunError, generator, read_json
+from plmsub.core import ConfigError, DataError, ModelError, PlmsubError, RunError, generator, read_json
 from plmsub.folding import Folding, fold, fold_beside, fold_sequences, load_folding, tiny_folding
 from plmsub.masks import HardMask, select_weights
-from plmsub.plm import fairesm_module, their_state, tiny_esm1, tiny_esm2
+from plmsub.plm import fairesm_module, load_plm, their_state, tiny_esm1, tiny_esm2
 from plmsub.subnetwork import Subnetwork
 
 pytest.importorskip('transformers')
@@ -377,3 +378,25 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
     times = {f: f.stat().st_mtime_ns for f in (tmp_path/'killed').glob('p*.pdb')}
     fold_all(tmp_path/'killed')
     assert contents(tmp_path/'killed') == whole and all(f.stat().st_mtime_ns == t for f, t in times.items())
+
+# --- Commands
+
+def test_from_training_to_a_table_of_scores(tmp_path, capsys):
+    from plmsub.cli import plmsub_fold, plmsub_tm, plmsub_train
+    toy, run = load_plm('toy'), tmp_path/'run'
+    saved(tiny_folding(toy, 0), tmp_path/'predictor.pt')
+    plmsub_train(suppress='1', steps=8, valid_every=8, valid_proteins=8, valid_passes=1, keep=.55, lr=.5, max_damage=10, out=str(run))
+    folded = plmsub_fold(run=str(run), folding=str(tmp_path/'predictor.pt'), proteins=4, draws=3, recycles=0)
+    assert list(folded.model.unique()) == ['full', 'subnetwork', 'random-0', 'random-1', 'random-2']
+    assert len(folded) == 5*4 and folded.error.isna().all() and (run/'folded'/'summary.csv').exists()
+    table = plmsub_tm(str(run/'folded'/'subnetwork'), str(run/'folded'/'full'), out=str(tmp_path/'scores.csv'), by='none')
+    assert len(table) == 4 and (table.error == '').all() and (pd.read_csv(tmp_path/'scores.csv').tm_score < 1).all()
+    again = plmsub_tm(str(run/'folded'/'full'), str(run/'folded'/'full'), by='none')
+    assert np.allclose(again.tm_score, 1) and np.allclose(again.rmsd_A, 0, atol=1e-3)
+    said = capsys.readouterr().out
+    assert 'random-2' in said and folded.id[0] in said
+
+def test_what_the_command_refuses(tmp_path):
+    from plmsub.cli import plmsub_fold
+    for flags, words in ((dict(), 'a run or a model'), (dict(run='r', plm='toy'), 'one of them'), (dict(plm='toy'), 'no proteins'), (dict(run=str(tmp_path/'none')), 'none')):
+        with pytest.raises(PlmsubError, match=words): plmsub_fold(**flags)

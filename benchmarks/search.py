@@ -1,0 +1,52 @@
+"""The defaults of `TrainConfig`: each setting changed alone, judged on the valid part.
+
+    python benchmarks/search.py toy                      # class 1 and helix residues of the toy proteome, two seeds
+    python benchmarks/search.py mini ../shared/data      # class 2 of CATH S20 and the model mini, one seed
+
+Every row is a run of the default number of steps; the mask is the most selective one within the limit on damage, so settings are
+compared at like damage. The test part is not used. Runs lie in runs/search, so that a search that was stopped goes on."""
+import argparse
+from dataclasses import replace
+from pathlib import Path
+import pandas as pd
+from plmsub.all import *
+from plmsub.core import provenance, whole_file, write_json
+
+RUNS, RESULTS = Path('runs/search'), Path('nbs/results')
+ALL_SIX = ('query', 'key', 'value', 'output', 'up', 'down')
+CHANGES = [('default', {})] + [(name, {name: value}) for name, values in dict(
+    keep=(.7, .8, .96), lr=(.05, .1, .3), warm_up=(.008, .2), threshold=(.4,), suppress_weight=(5., 20.), maintain_weight=(7., 10., 40.), mlm_weight=(0., 5.),
+    kl_inputs=('clean', 'both'), uniform_over=('amino acids',), suppressed=(2, 8), batch_size=(8, 32), layers=(.5,), granularity=('neuron', 'head'),
+    projections=(('value', 'output'), ('query', 'key'), ALL_SIX)).items() for value in values]
+CHANGES += [('temperature', dict(temperature_start=a, temperature_end=b)) for a, b in ((3.2, .01), (1., 1.), (.3, .1))]
+CHANGES += [('the paper, all at once', dict(keep=.96, temperature_start=3.2, temperature_end=.01, threshold=.4, maintain_weight=7., kl_inputs='clean', lr=.1, layers=.8))]
+ON_MINI = ('default', 'keep', 'lr', 'maintain_weight', 'kl_inputs', 'temperature', 'projections', 'the paper, all at once')
+
+def worlds(which, data):
+    "Model, domains, targets and seeds of a search"
+    if which == 'toy': return read_domains('toy'), [cath_category('1'), residue_category('helix')], (0, 1)
+    cath = data/'cath'
+    return of_length(read_domains(cath/'cath-domain-list-S20-v4_3_0.txt', cath/'cath-dataset-nonredundant-S20-v4_3_0.fa')), [cath_category('2')], (0,)
+
+def search(which, data):
+    "One row per setting, target and seed"
+    plm, (domains, targets, seeds), rows = load_plm(which), worlds(which, data), []
+    for seed in seeds:
+        for target in targets:
+            parts = split(domains, seed=seed, category=target)
+            for name, change in CHANGES:
+                if which == 'mini' and name not in ON_MINI: continue
+                value = ' to '.join(map(str, change.values())) if name == 'temperature' else str(*change.values()) if len(change) == 1 else ''
+                folder = RUNS/which/'-'.join([target.name, str(seed), name, value]).replace(' ', '_').replace('/', '')
+                run = fit(plm, parts, target, replace(TrainConfig(seed=seed), **change), folder)
+                rows.append(dict(setting=name, value=value, target=target.name, seed=seed, **run.scores))
+                print(rows[-1], flush=True)
+                with whole_file(RESULTS/f'search_{which}.csv') as f: pd.DataFrame(rows).to_csv(f, index=False, float_format='%.4g')
+    write_json(RESULTS/f'search_{which}.json', provenance('cpu', command=f'python benchmarks/search.py {which}', seeds=len(seeds), model=plm.fingerprint))
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('which', choices=['toy', 'mini'])
+    parser.add_argument('data', type=Path, nargs='?', default=Path('../shared/data'))
+    flags = parser.parse_args()
+    search(flags.which, flags.data)
