@@ -4,38 +4,51 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'plmsub_train', 'evaluate', 'report_figure', 'plmsub_eval', 'plmsub_sweep', 'plmsub_data', 'plmsub_domain',
-           'plmsub_demo', 'plmsub_export', 'plmsub_fold', 'plmsub_tm', 'plmsub_pretrain', 'plmsub_help']
+           'plmsub_demo', 'plmsub_export', 'plmsub_fold', 'plmsub_tm', 'plmsub_probe', 'plmsub_embed', 'plmsub_figures',
+           'plmsub_pretrain', 'plmsub_help']
 
 # %% ../nbs/70_cli.ipynb #a25846e6
-import re, sys
-from dataclasses import fields
+import argparse, inspect, re, sys, time
+from dataclasses import asdict, fields
 from functools import wraps
 from pathlib import Path
-import pandas as pd
-from fastcore.script import Param, call_parse, is_cli
+import pandas as pd, torch
+from fastcore.docments import docments
+from fastcore.script import Param, bool_arg, call_parse, is_cli
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from .cath import (domain_record, of_length, parse_category, read_cath_names, read_clf, read_domains,
                          read_dssp_fasta, read_fasta)
-from .compare import compare, readable
-from .core import ConfigError, DataError, PlmsubError, RunError, data_dir, package_file, read_json, whole_file
+from .compare import abilities, compare, readable, readable_abilities
+from .core import (ConfigError, DataError, PlmsubError, RunError, data_dir, open_text, package_file, progress, read_json,
+                         whole_file, write_json)
 from .dssp import read_dssp_table, with_dssp
+from .embed import embed_proteins
 from .export import export_fairesm, export_transformers
+from .figures import all_figures
 from .folding import fold, fold_beside, load_folding
 from .headers import read_proteins
+from .homology import homology
 from .manifest import fetch, holdings, read_manifest, unpack
+from .original import RENAMED, RELEASED, WITHOUT_EFFECT, released_flags
 from .perplexity import mlm_perplexity, unigram_model
 from .plm import load_plm, save_plm
 from .plots import plot_perplexity, plot_selectivity, plot_training, plot_zeros
 from .pretrain import PretrainConfig, pretrain
+from .probes import secondary_structure
+from .released import made_up_results, paper_jobs, perplexity_rows, results_folder, run_row, write_results
+from .results import own_runs, paper_results, result_tables
 from .splits import PARTS, leakage, leakage_line, read_split, split
 from .structure import score_folder, score_pair
-from .subnetwork import Subnetwork
-from .sweep import parse_layers, prices, read_jobs, submit, sweep, write_jobs
+from .subnetwork import Subnetwork, load_subnetwork
+from .sweep import parse_layers, prepare, prices, read_jobs, submit, sweep, write_jobs
+from .teacher import Teacher
 from .toy import toy_corpus
 from .track import tracker
-from .train import (Run, TrainConfig, controls, fingerprint, fit, is_first_process, load_run, plan, process_device,
-                          sample_proteins)
+from .train import (Run, TrainConfig, controls, fingerprint, fit, is_first_process, load_run, new_state, plan,
+                          process_device, run_step, sample_proteins)
+from .transfer import TuneConfig, cross_validate, identity_folds, read_localisation
+from .variants import lasso_proteins, read_variants, spearman, zero_shot
 
 # %% ../nbs/70_cli.ipynb #8e256bfe
 def _command(func):
@@ -47,6 +60,12 @@ def _command(func):
         except (PlmsubError, OSError) as error: sys.exit(f'{func.__name__}: {error}')
     command = call_parse(run)
     return command
+
+class _Flag(argparse.Action):
+    "A switch that may be written with hyphens too"
+    def __init__(self, option_strings, dest, **kw):
+        super().__init__([*option_strings, '--' + dest.replace('_', '-')], dest, nargs=0, **kw)
+    def __call__(self, parser, namespace, values, option_string=None): setattr(namespace, self.dest, True)
 
 # %% ../nbs/70_cli.ipynb #a9f1a354
 def _with_headers(fasta, headers, final_stop, skip): # says what it leaves out
@@ -86,6 +105,9 @@ def _structure(proteins, dssp, dash, by): # says which proteins got none
     return proteins
 
 # %% ../nbs/70_cli.ipynb #1dce157f
+_DATA = ('domains', 'fasta', 'headers', 'final_stop', 'skip', 'min_length', 'max_length',
+         'dssp', 'dash', 'dssp_by') # flags that say which proteins
+
 def _read(flags):
     "The proteins that the flags name, of the right length, with secondary structure if it was given"
     everything = _proteins(*(flags[k] for k in ('domains', 'fasta', 'headers', 'final_stop', 'skip')))
@@ -97,12 +119,61 @@ def _read(flags):
     return _structure(kept, flags['dssp'], flags['dash'], flags.get('dssp_by'))
 
 # %% ../nbs/70_cli.ipynb #3a36a140
+_FILES = ('plm', 'domains', 'fasta', 'dssp') # flags that may name a file
+
 def _absolute(path): # so that plmsub_eval finds it from anywhere
     "The full path of a file or folder; other names as they are"
     return str(Path(path).resolve()) if path and path != 'toy' and Path(path).exists() else path
 
 # %% ../nbs/70_cli.ipynb #dcd2f26b
+_RELEASED_FLAGS = {name: f"the release's name of {ours}" for name, ours in RENAMED.items()} | {
+    'final_div': 'as released, 30'} | {name: f'no effect in the release: {why}' for name, why in WITHOUT_EFFECT.items()}
+
+def _setting_flag(name, default, about):
+    "The flag of a setting; from the shell it is None where it is not given"
+    kind = str if name in ('layers', 'projections') else type(default)
+    how = dict(type=bool_arg, nargs='?', const=True) if kind is bool else dict(type=kind)
+    return Param(f'{about} (default: {default})', **how)
+
+def _with_settings(func):
+    "The command with flags for all settings of a run, and the release's, in place of **settings"
+    about, signature = docments(TrainConfig), inspect.signature(func)
+    flags = {f.name: _setting_flag(f.name, f.default, about[f.name]) for f in fields(TrainConfig)}
+    flags |= {name: Param(what, str, nargs='?', const='True') for name, what in _RELEASED_FLAGS.items()}
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=flag)
+            for name, flag in flags.items()]
+    func.__signature__ = signature.replace(parameters=own + more)
+    return func
+
+# %% ../nbs/70_cli.ipynb #ea43cf36
+def _config(
+    flags:dict, # of plmsub_train: name -> value, those given
+    n_layers:int, # K of the model, for presets
+    n_train:int, # proteins of the training part, for presets
+) -> tuple[TrainConfig, list[str]]: # the settings, and a warning for each flag without effect
+    "Settings of a run from the flags of its command"
+    names = {f.name for f in fields(TrainConfig)}
+    given = {k: v for k, v in flags.items() if k in names or k in _RELEASED_FLAGS}
+    if isinstance(given.get('layers'), str): given['layers'] = parse_layers(given['layers'])
+    if isinstance(given.get('projections'), str): given['projections'] = tuple(given['projections'].split(','))
+    if flags.get('preset'):
+        return released_flags(flags['preset'], given, n_layers, n_train, given.get('steps', TrainConfig.steps))
+    if theirs := [name for name in given if name not in names]:
+        do = f'Use {RENAMED[theirs[0]]}' if theirs[0] in RENAMED else 'Leave it out'
+        raise ConfigError('this flag of the released script is for presets', text=theirs[0], do=f'{do}, or give --preset')
+    return TrainConfig(**given), []
+
+def _given(flags): # flags: the locals of a command with **settings
+    "Flags by name, without those that were not given"
+    flags = dict(flags, **flags['settings'])
+    known = {f.name for f in fields(TrainConfig)} | {*_RELEASED_FLAGS}
+    if unknown := [k for k in flags['settings'] if k not in known]: raise ConfigError('no such setting', text=unknown[0])
+    return {k: v for k, v in flags.items() if k != 'settings' and v is not None}
+
+# %% ../nbs/70_cli.ipynb #4d2ced00
 @_command
+@_with_settings
 def plmsub_train(
     suppress:str='1', # category: 1.10, helix, random:N[:SEED], domain:N, LABEL=VALUE, FILE:LABEL or residues:FILE:LETTERS
     out:str='runs/class-1', # folder of the run
@@ -124,56 +195,35 @@ def plmsub_train(
     track:str='', # tensorboard or wandb, where installed
     recompute:bool=False, # less memory, about a third more time
     compiled:bool=False, # torch.compile, for accelerators
-    steps:int=TrainConfig.steps, # optimiser steps
-    batch_size:int=TrainConfig.batch_size, # proteins in a batch
-    accumulate:int=TrainConfig.accumulate, # batches in a step
-    suppressed:int=TrainConfig.suppressed, # suppressed proteins in a batch
-    layers:str='1.0', # masked layers: fraction from the top such as 0.8, range such as 2-5, or numbers such as 0,3
-    projections:str='query,key,value,output', # masked matrices, also up and down
-    granularity:str=TrainConfig.granularity, # weight, neuron or head
-    keep:float=TrainConfig.keep, # probability to keep a weight at the start
-    temperature_start:float=TrainConfig.temperature_start, # T at the first step
-    temperature_end:float=TrainConfig.temperature_end, # T at the last step
-    threshold:float=TrainConfig.threshold, # tau
-    suppress_weight:float=TrainConfig.suppress_weight, # weight of the KL to uniform
-    maintain_weight:float=TrainConfig.maintain_weight, # weight of the KL to the teacher
-    mlm_weight:float=TrainConfig.mlm_weight, # weight of the masked language modelling loss
-    sparsity_weight:float=TrainConfig.sparsity_weight, # weight of the sparsity term
-    sparsity_hold:int=TrainConfig.sparsity_hold, # steps before it sets in
-    sparsity_ramp:int=TrainConfig.sparsity_ramp, # steps until its full weight
-    uniform_over:str=TrainConfig.uniform_over, # vocabulary or "amino acids"
-    kl_inputs:str=TrainConfig.kl_inputs, # inputs of the KL terms: clean, masked or both
-    double_softmax:bool=TrainConfig.double_softmax, # compare softmaxed probabilities in the KL terms, as the release does
-    lr:float=TrainConfig.lr, # peak learning rate
-    warm_up:float=TrainConfig.warm_up, # share of steps before the peak
-    start_div:float=TrainConfig.start_div, # the first learning rate is the peak divided by this
-    lr_steps:int=TrainConfig.lr_steps, # steps that the learning rate is laid out for; 0: those of the run
-    temperature_steps:int=TrainConfig.temperature_steps, # the same for the temperature
-    corruptions:int=TrainConfig.corruptions, # different corruptions of a protein
-    valid_every:int=TrainConfig.valid_every, # steps between looks at the valid part
-    valid_proteins:int=TrainConfig.valid_proteins, # proteins looked at, at most
-    valid_passes:int=TrainConfig.valid_passes, # passes over them
-    max_damage:float=TrainConfig.max_damage, # limit on D (nats, valid) for the best mask
-    checkpoint_every:int=TrainConfig.checkpoint_every, # steps between checkpoints
-    seed:int=TrainConfig.seed, # of batches, corruption and mask noise
+    preset:str='', # settings of the release: paper_cath, paper_dssp or plos_cath; the steps are those of --steps
+    **settings # of `TrainConfig`, or of the released script with a preset
 ):
     "Train a mask that suppresses a category and maintains the rest"
-    command = {k: _absolute(v) if k in ('plm', 'domains', 'fasta', 'dssp') else v for k, v in locals().items()}
-    proteins = _read(command)
-    target = parse_category(suppress, proteins)
-    proteins = _labelled(proteins, target)
-    target.check(proteins)
-    parts = split(proteins, by=split_by, seed=split_seed, category=target, suppressed_by=suppressed_by or None)
+    command = {k: _absolute(v) if k in _FILES else v for k, v in _given(locals()).items()}
+    target, parts = _asked(command)
+    config, warnings = _config(command, 33, len(parts.train)) # how many layers does not matter yet
+    if is_first_process():
+        for warning in warnings: print(f'warning: {warning}')
     if (copies := leakage_line(leakage(parts, mmseqs=False)[0])) and is_first_process(): print(copies)
-    plan(parts, target, _config(command)) # what cannot work is said before a model is loaded
+    plan(parts, target, config) # what cannot work is said before a model is loaded
     model = load_plm(plm, process_device(device)).tuned(recompute, compiled)
+    config, _ = _config(command, model.n_layers, len(parts.train))
     watcher = tracker(track, out, command) if track and is_first_process() else None
-    run = fit(model, parts, target, _config(command), out, command=command, track=watcher)
+    run = fit(model, parts, target, config, out, command=command, track=watcher)
     if watcher: watcher.finish()
     if is_first_process(): print(run)
     return run
 
-# %% ../nbs/70_cli.ipynb #ea43cf36
+# %% ../nbs/70_cli.ipynb #58b2891f
+def _asked(flags): # of plmsub_train
+    "The category and the split that the flags ask for"
+    proteins = _read(flags)
+    target = parse_category(flags['suppress'], proteins)
+    proteins = _labelled(proteins, target)
+    target.check(proteins)
+    own = flags['suppressed_by'] or None
+    return target, split(proteins, by=flags['split_by'], seed=flags['split_seed'], category=target, suppressed_by=own)
+
 def _labelled(proteins, category): # says how many are left out
     "The proteins that a category speaks about"
     speaks = dict(set=lambda p: category.known is None or p.id in category.known,
@@ -184,14 +234,7 @@ def _labelled(proteins, category): # says how many are left out
               f'{category.name}')
     return kept or proteins
 
-# %% ../nbs/70_cli.ipynb #b3cee345
-def _config(flags:dict) -> TrainConfig:
-    "Settings of a run from the command's flags"
-    values = {f.name: flags[f.name] for f in fields(TrainConfig)}
-    layers, projections = parse_layers(values['layers']), tuple(values['projections'].split(','))
-    return TrainConfig(**dict(values, layers=layers, projections=projections))
-
-# %% ../nbs/70_cli.ipynb #79e56ccb
+# %% ../nbs/70_cli.ipynb #89381c52
 def evaluate(
     run:Run, # a finished run
     domains:list, # proteins to score: the test part
@@ -207,17 +250,18 @@ def evaluate(
     table = mlm_perplexity(models, domains, passes=passes, seed=seed, category=by_letters)
     return table, compare(table, run.category, seed=seed)
 
-# %% ../nbs/70_cli.ipynb #db8dc734
+# %% ../nbs/70_cli.ipynb #fee67a69
 def _command_of(run): # raises `RunError`
-    "The flags of the command that made a run"
-    config = Path(run)/'config.json'
+    "The flags of the command that made a run; those of a sweep stand beside its runs"
+    config, swept = Path(run)/'config.json', Path(run).parent/'command.json'
     if not config.exists(): raise RunError('no run here', file=run, do='Give the folder that plmsub_train wrote')
-    command = read_json(config).get('command')
-    if command: return command
+    command = read_json(config).get('command') or {}
+    if 'job' in command and swept.is_file(): command = read_json(swept) | command
+    if 'plm' in command: return command
     what = 'this run was made from Python, so its model and data are not known'
     raise RunError(what, file=config, do='Go on in Python')
 
-# %% ../nbs/70_cli.ipynb #e80797f9
+# %% ../nbs/70_cli.ipynb #65021af4
 def _some(domains, category, n, seed): # half of them suppressed where there are enough; says how many
     "A seeded draw of some proteins, or all of them"
     if n < 0: raise ConfigError('the number of proteins cannot be negative', text=n)
@@ -226,7 +270,7 @@ def _some(domains, category, n, seed): # half of them suppressed where there are
     print(f'{len(drawn):,} of {len(domains):,} proteins drawn')
     return drawn
 
-# %% ../nbs/70_cli.ipynb #b14e7eb4
+# %% ../nbs/70_cli.ipynb #ed4bcaa0
 def report_figure(
     run:Run, # for its log and its mask
     table:pd.DataFrame, # from `evaluate`
@@ -245,7 +289,7 @@ def report_figure(
     fig.suptitle(f'The model {run.subnetwork.plm.name} without category {run.category.name}')
     return fig
 
-# %% ../nbs/70_cli.ipynb #57361c36
+# %% ../nbs/70_cli.ipynb #79c38d88
 def _deliver(run, table, comparison, part): # prints, writes, and says where
     "Print the comparison; write both tables and the figure into the run's folder"
     shown = readable(comparison).filter(regex='perplexity|nats').rename(columns=lambda c: c.replace('perplexity', 'ppl'))
@@ -259,11 +303,11 @@ def _deliver(run, table, comparison, part): # prints, writes, and says where
         with whole_file(run.folder/name) as temporary: write(temporary)
         print(run.folder/name)
 
-# %% ../nbs/70_cli.ipynb #89381c52
-def _parts_of(run, command, part): # raises `DataError` for proteins that have changed since
+# %% ../nbs/70_cli.ipynb #260637d3
+def _parts_of(run, command, part, proteins=None): # raises `DataError` for proteins that have changed since
     "The split of a run, with the proteins that the flags of its command name"
     if part not in PARTS: raise ConfigError('no such part of the split', text=part, do='Choose test, valid or train')
-    parts, about = read_split(Path(run)/'split.json', _read(command)), read_json(Path(run)/'config.json')
+    parts, about = read_split(Path(run)/'split.json', proteins or _read(command)), read_json(Path(run)/'config.json')
     changed = [p for p, known in about['data'].items() if fingerprint(getattr(parts, p)) != known]
     if not changed: return parts
     what = f"the {' and the '.join(changed)} part is not what the run was trained with"
@@ -278,8 +322,12 @@ def plmsub_eval(
     draws:int=5, # draws of the untrained and the random masks
     seed:int=0, # of the hidden residues, the intervals and the draw of proteins
     device:str='cpu', # cpu, cuda or mps
+    csv:str='', # in place of --run: table of runs with a column folder, such as the runs.csv of plmsub_sweep; see below
+    out:str='', # with --csv: folder to write in the release's layout
 ):
-    "Score a run's subnetwork and its controls on held-out proteins"
+    "Score a run's subnetwork and its controls on held-out proteins, or a table of runs"
+    if csv: return _eval_table(csv, part, proteins, passes, seed, device, out)
+    if out: raise ConfigError('--out is for a table of runs', text=out, do='Give it with --csv')
     command = _command_of(run)
     parts = _parts_of(run, command, part)
     trained = load_run(run, load_plm(command['plm'], device))
@@ -288,7 +336,74 @@ def plmsub_eval(
     _deliver(trained, table, comparison, part)
     return comparison
 
-# %% ../nbs/70_cli.ipynb #79c38d88
+# %% ../nbs/70_cli.ipynb #f1cfb688
+def _folders_of(csv): # says which rows have none
+    "The folders of a table of runs"
+    with open_text(csv) as text:
+        try: table = pd.read_csv(text, dtype=str)
+        except (ValueError, pd.errors.ParserError) as e:
+            raise DataError('this is no table', file=csv, text=str(e)) from None
+    if 'folder' not in table:
+        raise DataError('a table of runs has a column folder', file=csv, line=1, text=', '.join(table.columns))
+    if lost := int(table.folder.isna().sum()): print(f'{lost} of {len(table)} rows name no folder')
+    found = [Path(csv).parent/folder for folder in table.folder.dropna()]
+    if not found: raise DataError('the table names no run', file=csv)
+    names = [f.name for f in found]
+    if twice := [n for n in names if names.count(n) > 1]: raise DataError('two runs have one name', file=csv, text=twice[0])
+    return found
+
+def _scored(models, proteins, known, passes, seed): # known: id -> rows of the full model, which grows
+    "Losses of the subnetwork and of the full model, which is asked for what it has not answered yet"
+    new = [p for p in proteins if p.id not in known]
+    if new:
+        full = mlm_perplexity({'full': models['full']}, new, passes=passes, seed=seed)
+        known |= {str(id): rows for id, rows in full.groupby('id', sort=False)}
+    own = mlm_perplexity({'subnetwork': models['subnetwork']}, proteins, passes=passes, seed=seed)
+    return pd.concat([own, *(known[p.id] for p in proteins)], ignore_index=True)
+
+# %% ../nbs/70_cli.ipynb #c6db1c9d
+def _eval_table(csv, part, proteins, passes, seed, device, out):
+    "Score the runs of a table, and write what was found"
+    full, everything, tables, shown, about = {}, {}, [], [], []
+    folders = _folders_of(csv)
+    if out and len(models := {_command_of(f)['plm'] for f in folders}) > 1:
+        raise ConfigError("the release's layout has one full model", text=', '.join(models), do='Leave --out away')
+    for place in progress(folders, desc='runs'):
+        command = _command_of(place)
+        if command['plm'] not in full: full[command['plm']] = (load_plm(command['plm'], device), {})
+        data = tuple((k, command.get(k)) for k in _DATA)
+        if data not in everything: everything[data] = _read(command)
+        (model, known), run = full[command['plm']], load_run(place, full[command['plm']][0])
+        parts = _parts_of(place, command, 'test' if part == 'all' else part, everything[data])
+        whole = [p for name in PARTS for p in getattr(parts, name)] if part == 'all' else getattr(parts, part)
+        some = _some(whole, run.category, proteins, seed)
+        table = _scored({'full': model, 'subnetwork': run.subnetwork}, some, known, passes, seed)
+        row = compare(table, run.category, seed=seed).set_index('model').loc['subnetwork']
+        shown.append(dict(run=place.name, category=run.category.name, **row[['ppl_suppressed', 'ppl_maintained', 'S', 'D']]))
+        tables.append(table.assign(run=place.name))
+        about.append((run, [p for name in PARTS for p in getattr(parts, name)]))
+    file = Path(csv).with_name(f'{Path(csv).stem}-{part}.csv.gz')
+    losses = pd.concat(tables, ignore_index=True)
+    with whole_file(file) as f: losses.to_csv(f, index=False, compression='gzip')
+    print(f"{pd.DataFrame(shown).round(3).to_string(index=False)}\n{file}")
+    if out: print(_in_their_layout(out, losses, about))
+    return losses
+
+# %% ../nbs/70_cli.ipynb #c2082c2c
+def _in_their_layout(out, losses, about): # about: (run, its proteins)
+    "Write losses, runs and splits as the release writes them"
+    runs = pd.DataFrame([run_row(run, proteins) for run, proteins in about])
+    full = perplexity_rows(losses.drop_duplicates(['id', 'model', 'pass']), '', 'full')
+    own = [perplexity_rows(rows, name, 'subnetwork') for name, rows in losses.groupby('run', sort=False)]
+    parts = {run.folder.name: read_json(run.folder/'split.json') for run, _ in about}
+    rows = [(name, id, part) for name, lists in parts.items() for part in PARTS for id in lists[part]]
+    splits = pd.DataFrame(rows, columns=['run', 'id', 'part'])
+    inside = {run.folder.name: [p.id for p in proteins if run.category.holds(p)]
+              for run, proteins in about if run.category.level != 'residue'}
+    return write_results(out, runs, pd.concat([full, *own], ignore_index=True), splits=splits, suppressed=inside,
+                         configs={run.folder.name: asdict(run.config) for run, _ in about})
+
+# %% ../nbs/70_cli.ipynb #60d41730
 def _measure(n, passes, draws):
     "What is done with each finished run of a sweep: test.csv.gz (losses by protein) and comparison.csv go to its folder"
     def measure(run, asked):
@@ -306,10 +421,67 @@ def _collected(table, out): # the subnetworks' rows of the comparisons
     columns = ['folder', *(f'{k}{end}' for k in 'SD' for end in ('', '_low', '_high')), 'lost_suppressed', 'lost_maintained']
     return table.merge(pd.concat(found)[columns], on='folder', how='left')
 
-# %% ../nbs/70_cli.ipynb #260637d3
+# %% ../nbs/70_cli.ipynb #e517317f
+def _jobs(jobs, out, preset, levels, seeds): # jobs: a file, 'paper', or '' for what the folder was asked for before
+    "The table of runs that the flags name"
+    if jobs == 'paper':
+        if not re.fullmatch(r'\d+(,\d+)*', seeds): raise ConfigError('seeds are numbers', text=seeds, do='Write them as 0,1,2')
+        return paper_jobs(None if preset == 'none' else preset or 'plos_cath', [x for x in levels.split(',') if x] or None,
+                          tuple(int(x) for x in seeds.split(',')))
+    if preset or levels or seeds != '0':
+        raise ConfigError('--preset, --levels and --seeds are for the runs of the paper', do='Say plmsub_sweep paper')
+    if jobs or (Path(out)/'jobs.csv').is_file(): return read_jobs(jobs or Path(out)/'jobs.csv')
+    raise ConfigError('no table of runs', do='Name one, or say plmsub_sweep paper')
+
+# %% ../nbs/70_cli.ipynb #16b087ee
+def _measured(plm, asked, steps=3): # the first one asks the teacher, and is left out
+    "Residues a second, and bytes of mask, checkpoint and answers of the teacher, from a few steps on one batch"
+    config, teacher, state = asked.config, Teacher(plm), new_state(plm, asked.config)
+    batch = plan(asked.parts, asked.category, config)[0]
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        run_step(plm, state.mask, [batch], teacher, config, 0)
+        if plm.device.type == 'cuda': torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    inputs = (1 if config.kl_inputs == 'masked' else 2)*sum(len(p) for p in asked.parts.train if p.id in set(batch.ids))
+    weights, visits = state.mask.logits.numel(), 1 if config.kl_inputs == 'clean' else config.corruptions
+    each = sum(answer.nbytes for answer in teacher.new.values())/len(batch.ids) # bytes a protein and visit
+    most = len(asked.parts.train)*min(visits, -(-config.steps*config.accumulate*config.batch_size//len(asked.parts.train)))
+    return dict(rate=inputs/min(seconds[1:]), mask=weights/8, checkpoints=2*13*weights, answers=each*most)
+
+def _priced(rows, domains, plm): # adds hours and disk_GB; without a model what can be said without one
+    "What a sweep would take on the model's device"
+    table = prices(rows, domains, plm.n_layers)
+    good = [job for job, error in zip(rows, table.error) if not error]
+    kinds = {(job.kind, str(job.settings.get('layers'))): job for job in good} # these cost alike
+    costs = {kind: _measured(plm, prepare(job, domains, plm.n_layers)) for kind, job in kinds.items()}
+    of = [costs[job.kind, str(job.settings.get('layers'))] if not error else None for job, error in zip(rows, table.error)]
+    table.insert(5, 'hours', [n/c['rate']/3600 if c else float('nan') for n, c in zip(table.residues, of)])
+    table.insert(6, 'disk_GB', [c['mask']/1e9 if c else float('nan') for c in of])
+    return table, sum(max(c[k] for c in costs.values()) for k in ('checkpoints', 'answers'))/1e9 if costs else 0
+
+# %% ../nbs/70_cli.ipynb #32d66655
+def _say_prices(table, extra_GB, device):
+    "Print what a sweep would take"
+    shown = table.drop(columns='error') if not table.error.any() else table
+    print(shown.to_string(index=False, na_rep='', formatters=dict(hours='{:.3g}'.format, disk_GB='{:.3g}'.format)))
+    able = table[table.error == '']
+    print(f'\n{len(able)} of {len(table)} runs: {able.steps.sum():,} steps, {able.residues.sum():,} residues, '
+          f'{able.hours.sum():.3g} hours of training on {device}, {able.disk_GB.sum():.3g} GB of masks, '
+          f'{extra_GB:.3g} GB for checkpoints and answers of the full model')
+
+def _refuse(table): # before a model is loaded
+    "ConfigError where a run of a sweep is impossible"
+    wrong = table[table.error != '']
+    if not len(wrong): return
+    what = f'{len(wrong)} of {len(table)} runs are impossible, the first is {wrong.job.iloc[0]}'
+    raise ConfigError(what, text=wrong.error.iloc[0], do='Give other proteins or other runs; --dry_run names all of them')
+
+# %% ../nbs/70_cli.ipynb #40c40d5e
 @_command
 def plmsub_sweep(
-    jobs:str='sweep.csv', # table of runs
+    jobs:Param('table of runs; paper: those of the paper; none: the table that --out was given before', str, opt=False, nargs='?')='',
     out:str='runs/sweep', # folder for the runs and for runs.csv
     plm:str='toy', # model, as for plmsub_train
     domains:str='toy', # CATH domain list (CLF 2.0), or toy
@@ -322,30 +494,45 @@ def plmsub_sweep(
     dssp_by:str='', # for a folder of coordinates: pydssp or mkdssp
     min_length:int=64, # shortest protein used, residues
     max_length:int=512, # longest protein used, residues
+    preset:str='', # for the runs of the paper: plos_cath (default), paper_cath, or none: the settings of this package
+    levels:str='', # for the runs of the paper: some of residue,class,architecture,topology,superfamily,random
+    seeds:str='0', # for the runs of the paper: seeds, such as 0,1,2
     proteins:int=512, # test proteins to evaluate a run on, half of them suppressed where there are enough; 0: all
     passes:int=1, # passes over them
     draws:int=3, # draws of the random controls
     device:str='cpu', # cpu, cuda or mps
-    dry_run:bool=False, # say what would be done
+    dry_run:Param('say what it would take, on this device, and what is impossible', action=_Flag)=False,
     slurm:int=0, # hand the work to so many tasks of a Slurm cluster (needs submitit)
 ):
     "Train and evaluate a table of runs: what is missing of it"
-    flags = {k: _absolute(v) if k in ('jobs', 'plm', 'domains', 'fasta', 'dssp') else v for k, v in locals().items()}
-    rows, everything = read_jobs(jobs), _read(flags)
-    if slurm: return submit('plmsub_sweep', {k: v for k, v in flags.items() if k not in ('slurm', 'dry_run')}, slurm, out)
+    flags = {k: _absolute(v) if k in _FILES else v for k, v in locals().items()}
+    rows, everything = _jobs(jobs, out, preset, levels, seeds), _read(flags)
+    table = prices(rows, everything, 33) # what is impossible is said before a model is loaded
+    if not dry_run: _refuse(table)
+    elif (table.error != '').all():
+        print(table[['job', 'error']].to_string(index=False))
+        return table
     model = load_plm(plm, device)
     if dry_run:
-        table = prices(rows, everything, model.n_layers)
-        print(table.to_string(index=False, na_rep=''))
+        table, extra_GB = _priced(rows, everything, model)
+        _say_prices(table, extra_GB, device)
         return table
-    n = proteins or len(everything)
-    table = _collected(sweep(rows, model, everything, out, _measure(n, passes, draws)), out)
+    write_jobs(rows, Path(out)/'jobs.csv')
+    flags = {k: v for k, v in flags.items() if k not in ('jobs', 'dry_run', 'slurm', 'preset', 'levels', 'seeds')}
+    write_json(Path(out)/'command.json', flags)
+    if slurm: return submit('plmsub_sweep', dict(flags, out=str(Path(out).resolve())), slurm, out)
+    return _swept(rows, model, everything, out, proteins or len(everything), passes, draws)
+
+# %% ../nbs/70_cli.ipynb #fc8387f0
+def _swept(rows, model, everything, out, proteins, passes, draws):
+    "Train and evaluate, write runs.csv, print it"
+    table = _collected(sweep(rows, model, everything, out, _measure(proteins, passes, draws)), out)
     with whole_file(Path(out)/'runs.csv') as f: table.to_csv(f, index=False)
     shown = [c for c in ('job', 'state', 'sparsity', 'S', 'S_low', 'S_high', 'D', 'D_low', 'D_high', 'error') if c in table]
     print(f"{table[shown].to_string(index=False, na_rep='', float_format='{:.2f}'.format)}\n{Path(out)/'runs.csv'}")
     return table
 
-# %% ../nbs/70_cli.ipynb #c6db1c9d
+# %% ../nbs/70_cli.ipynb #f39adb63
 @_command
 def plmsub_data(
     names:Param('releases or groups to fetch; none: list all', str, opt=False, nargs='*')=None,
@@ -356,16 +543,21 @@ def plmsub_data(
     known = read_manifest()
     if not names and unpacked: raise ConfigError('nothing to unpack', do='Name the releases, such as cath-s20-pdb')
     if not names: return _list_releases(folder or None)
-    wanted = [r for name in names for r in known if name in (r, known[r].group)]
+    if 'paper' in names and (here := paper_results(folder or None)):
+        print(f'{here} (here already)')
+        names = [n for n in names if n != 'paper']
+    asked = [r for name in names for r in known if name in (r, known[r].group)]
     if missing := [n for n in names if n not in known and n not in {r.group for r in known.values()}]:
         raise ConfigError('no such release or group', text=missing[0], do='plmsub_data alone lists them')
-    for name in dict.fromkeys(wanted):
+    for name in dict.fromkeys(asked):
         fetched = fetch(name, folder or None)
         print(fetched)
         for file in sorted(fetched.rglob('*')) if fetched.is_dir() else [fetched]:
-            if unpacked and file.suffix in ('.tgz', '.zip'): print(unpack(file))
+            wanted = unpacked or known[name].group == 'paper' # whose results are read from folders
+            if wanted and re.search(r'\.(tgz|tar\.gz|zip)$', file.name): print(unpack(file))
+    if 'paper' in names: print(paper_results(folder or None) or 'no folder results with metadata.csv was among the files')
 
-# %% ../nbs/70_cli.ipynb #c2082c2c
+# %% ../nbs/70_cli.ipynb #6eba29f0
 def _list_releases(folder): # None: the data folder
     "Print what can be fetched, by group"
     for group, rows in holdings(folder).groupby('group', sort=False):
@@ -376,7 +568,7 @@ def _list_releases(folder): # None: the data folder
             print(f'  {r.name:39} {size:>11} {here:12} {r.about}')
     print(f'\nThey go to {folder or data_dir()}.')
 
-# %% ../nbs/70_cli.ipynb #35668d92
+# %% ../nbs/70_cli.ipynb #7027e14f
 @_command
 def plmsub_domain(
     id:str, # CATH domain id, such as 1a1rA02
@@ -398,14 +590,14 @@ def plmsub_domain(
     for field, value in record.items(): print(f"{field:20} {'not known' if value is None else value}")
     return record
 
-# %% ../nbs/70_cli.ipynb #60d41730
+# %% ../nbs/70_cli.ipynb #c47439db
 def _alike(id, ids, n=5): # the chain's other domains first, then the entry's
     "Advice for an id that is not there"
     alike = [i for start in (id[:5], id[:4]) for i in ids if i.startswith(start)] if len(id) > 4 else []
     if alike: return f"There are {', '.join(list(dict.fromkeys(alike))[:n])}"
     return f'Its ids look like {next(iter(ids))}; name another list with --domains'
 
-# %% ../nbs/70_cli.ipynb #16b087ee
+# %% ../nbs/70_cli.ipynb #ffb70147
 @_command
 def plmsub_demo(
     out:str='plmsub_demo', # folder for the run, its tables and its figure
@@ -420,7 +612,7 @@ def plmsub_demo(
     plmsub_train(suppress=suppress, out=out, steps=steps, split_seed=seed, seed=seed, device=device)
     return plmsub_eval(run=out, seed=seed, device=device)
 
-# %% ../nbs/70_cli.ipynb #fc8387f0
+# %% ../nbs/70_cli.ipynb #e7b4798b
 @_command
 def plmsub_export(
     run:str='runs/class-1', # folder of a finished run that plmsub_train made
@@ -439,13 +631,13 @@ def plmsub_export(
     print(written)
     return written
 
-# %% ../nbs/70_cli.ipynb #8fe8cbc8
+# %% ../nbs/70_cli.ipynb #f0934b38
 def _fairesm_name(model): # fair-esm tells an ESM-2 by the start of its name
     "Name of a file that fair-esm takes for what it is"
     name = model.plm.name
     return name if model.settings.positions or name.startswith('esm2') else f'esm2_{name}'
 
-# %% ../nbs/70_cli.ipynb #3077e4e3
+# %% ../nbs/70_cli.ipynb #d2766392
 @_command
 def plmsub_fold(
     run:str='', # folder of a finished run that plmsub_train made
@@ -476,7 +668,7 @@ def plmsub_fold(
     if failed := int(table.error.notna().sum()): print(f'{failed} not folded, the first: {table.id[table.error.notna()].iloc[0]} ({table.error.dropna().iloc[0]})')
     return table
 
-# %% ../nbs/70_cli.ipynb #6eba29f0
+# %% ../nbs/70_cli.ipynb #b1a104b5
 @_command
 def plmsub_tm(
     models:str, # structure or folder of structures, PDB or mmCIF
@@ -497,7 +689,143 @@ def plmsub_tm(
         with whole_file(out) as f: table.to_csv(f, index=False)
     return table
 
-# %% ../nbs/70_cli.ipynb #7027e14f
+# %% ../nbs/70_cli.ipynb #f58e94cd
+def _models_of(run, plm, device, draws): # models by name, the category, and the command of the run
+    "The models that are asked"
+    if bool(run) == bool(plm): raise ConfigError('a run or a model is asked, and one of them', do='Give --run or --plm')
+    if plm: return {'full': load_plm(plm, device)}, None, None
+    command = _command_of(run)
+    trained = load_run(run, load_plm(command['plm'], device))
+    models = {'full': trained.subnetwork.plm, 'subnetwork': trained.subnetwork, **controls(trained, draws)}
+    return models, trained.category, command
+
+def _of_split(run, command, flags): # the run's parts, or a split of the proteins that the flags name
+    "Train to fit on, test to score"
+    if run: return _parts_of(run, command, 'test')
+    return split(_read(flags), by='superfamily', seed=flags['seed'])
+
+# %% ../nbs/70_cli.ipynb #d99d153e
+def _mutations(models, parts, flags):
+    files = sorted(Path(flags['data']).glob('*.csv')) if Path(flags['data']).is_dir() else [Path(flags['data'])]
+    if not files: raise DataError('no tables of variants here', file=flags['data'], do='Give a CSV file, or a folder of them')
+    return spearman(zero_shot(models, {f.stem: read_variants(f) for f in files}))
+
+def _localisation(models, parts, flags):
+    proteins = read_localisation(flags['data'], flags['labels'] or None)
+    if any('fold' not in p.labels for p in proteins): proteins = identity_folds(proteins, seed=flags['seed'])
+    return cross_validate(models, proteins, config=TuneConfig(tune=flags['tune'], seed=flags['seed']))
+
+_TASKS = { # name -> what it needs (proteins in two parts, or a file), and a function of models, parts and flags
+    'secondary': ('proteins', lambda m, p, f: secondary_structure(m, p.train, p.test, layer=f['layer'], seed=f['seed'])),
+    'homology': ('proteins', lambda m, p, f: homology(m, p.test, layer=f['layer'])),
+    'properties': ('proteins', lambda m, p, f: lasso_proteins(m, p.test, layer=f['layer'], seed=f['seed'])),
+    'mutations': ('data', _mutations), 'localisation': ('data', _localisation)}
+
+# %% ../nbs/70_cli.ipynb #9311069f
+@_command
+def plmsub_probe(
+    task:str, # secondary, homology, properties, mutations or localisation
+    run:str='', # folder of a finished run that plmsub_train made
+    plm:str='', # without a run: the model to ask
+    data:str='', # mutations: table of variants, or a folder of them; localisation: FASTA file
+    labels:str='', # localisation: table of id and location, where the headers do not say
+    domains:str='toy', # without a run: CATH domain list (CLF), or the toy proteome
+    fasta:str='', # without a run: sequences of the domains
+    dssp:str='', # without a run: secondary structure of the domains, as for plmsub_train
+    dash:str='', # what - means in DSSP strings, as for plmsub_train
+    dssp_by:str='', # program for coordinates, as for plmsub_train
+    layer:int=None, # layer of the representations; by default the last
+    tune:str='head', # localisation: what is trained: head, lora or full
+    draws:int=2, # draws of the random controls
+    seed:int=0, # of splits, draws and probes
+    out:str='', # CSV file for the rows, one per protein and model
+    device:str='cpu', # cpu or cuda
+):
+    "Ask a model, or a subnetwork and its controls, what it can do"
+    flags = dict(locals(), headers='', final_stop=False, skip=False, min_length=64, max_length=512)
+    if task not in _TASKS: raise ConfigError('no such task', text=task, do=f'Use {", ".join(_TASKS)}')
+    needs, ask = _TASKS[task]
+    if needs == 'data' and not data: raise ConfigError(f'{task} needs a file', do='Give it with --data')
+    models, category, command = _models_of(run, plm, device, draws)
+    rows = ask(models, _of_split(run, command, flags) if needs == 'proteins' else None, flags)
+    if out:
+        with whole_file(out) as f: rows.to_csv(f, index=False)
+    whole = category if category and category.level == 'sequence' and needs == 'proteins' and task != 'properties' else None
+    shown = rows if task == 'mutations' else abilities(rows, whole)
+    print((shown[['id', 'model', 'method', 'value', 'low', 'high', 'n']].round(3) if task == 'mutations' else readable_abilities(shown)).to_string())
+    return rows
+
+# %% ../nbs/70_cli.ipynb #445f0413
+@_command
+def plmsub_embed(
+    fasta:str, # FASTA file of the proteins
+    out:str, # folder for the representations; a call that was ended goes on
+    plm:str='toy', # toy, mini, a fair-esm name, or a path
+    mask:str='', # mask file of a subnetwork; by default the full model
+    headers:str='plain', # what the headers say, as for plmsub_train
+    repr_layers:str='-1', # layers with commas between them; -1 is the last
+    include:str='mean', # mean, per_tok, bos, with commas between them
+    toks_per_batch:int=4096, # tokens of a batch at most
+    half:bool=False, # store half precision
+    window:int=1022, # residues read at once; longer proteins are read in windows and averaged
+    overlap:int=256, # residues that windows share at least
+    device:str='cpu', # cpu or cuda
+):
+    "Write the representations of proteins"
+    model, proteins = load_plm(plm, device), read_proteins(fasta, headers)
+    if mask: model = load_subnetwork(mask, model)
+    try: layers = tuple(int(k) for k in repr_layers.split(','))
+    except ValueError: raise ConfigError('layers are whole numbers with commas between them', text=repr_layers) from None
+    kinds = tuple(k.strip() for k in include.split(','))
+    found = embed_proteins(model, proteins, out, layers, kinds, toks_per_batch, half, window, overlap)
+    print(f'{len(found):,} proteins in {out}: layers {repr_layers}, {include}')
+    return found
+
+# %% ../nbs/70_cli.ipynb #5279f5dd
+def _domains_of(folder, flags): # `None`: those that belong to a released folder
+    "The domains that the flags name, or else those of the runs"
+    if flags['domains']: return _read(flags) if flags['fasta'] or flags['domains'] == 'toy' else [*read_clf(flags['domains']).values()]
+    try: results_folder(folder)
+    except DataError: pass
+    else: return None
+    commands = []
+    for run in own_runs(folder):
+        data = {k: v for k, v in _command_of(run).items() if k in _DATA}
+        if data not in commands: commands.append(data)
+    if len(commands) == 1: return _read(commands[0])
+    raise ConfigError('the runs of this folder are of different proteins', text=str(folder), do='Give them with --domains and --fasta')
+
+@_command
+def plmsub_figures(
+    folder:Param('released results, or runs; none: what plmsub_data paper fetched', str, opt=False, nargs='?')='',
+    out:str='', # folder to write to; by default figures, in the folder
+    domains:str='', # CATH domain list, or toy; by default CATH's where it was fetched, or what the runs were trained on
+    fasta:str='', # FASTA file with the sequences, for own runs
+    headers:str='', # for a FASTA file without a CATH list: its kind of headers
+    final_stop:bool=False, # leave out one * at the end of each sequence of such a file
+    skip:bool=False, # leave out its records that cannot be read, and say how many
+    dssp:str='', # secondary structure, as for plmsub_train; by default that of the predicted structures, by pydssp
+    dash:str='', # what - means in a FASTA file of DSSP strings
+    dssp_by:str='', # for a folder of coordinates: pydssp or mkdssp
+    min_length:int=0, # shortest protein used, residues
+    max_length:int=10**6, # longest protein used, residues
+    natives:str='', # folder of native structures, for Figures 3B to 3E of own runs
+    examples:str='', # domains of Figures 3D and 3E, such as 1avcA07,1bdyA00
+    kind:str='trained', # of the runs of a sweep: trained, shuffled or released
+    made_up:Param('make results up in this folder, and draw those', action=_Flag)=False,
+):
+    "Draw the figures of the paper"
+    folder = folder or ('made-up' if made_up else paper_results())
+    if not folder: raise ConfigError('no folder, and no released results in the data folder', do='Name a folder, or fetch them with plmsub_data paper')
+    if made_up and not (Path(folder)/'results').exists(): made_up_results(folder, n_pdbs=20)
+    tables = result_tables(folder, _domains_of(folder, locals()), natives or None, [x for x in examples.split(',') if x], kind)
+    for run, why in tables['left_out'].items(): print(f'left out: {run} ({why})')
+    done = all_figures(tables, out or Path(folder)/'figures')
+    for row in done.itertuples(): print(f"{row.figure:24} {'drawn' if row.drawn else 'not drawn'}{': '*bool(row.note)}{row.note}")
+    print(out or Path(folder)/'figures')
+    return done
+
+# %% ../nbs/70_cli.ipynb #611a4266
 @_command
 def plmsub_pretrain(
     sequences:str='toy', # FASTA file, or toy for a corpus drawn from the toy families
@@ -530,16 +858,16 @@ def plmsub_pretrain(
     print(f'{model}\n{save_plm(model, Path(out)/f"{name}.safetensors")} (half precision)')
     return model
 
-# %% ../nbs/70_cli.ipynb #c47439db
+# %% ../nbs/70_cli.ipynb #267d4228
 def _held_out(corpus, share): # every n-th sequence
     "The sequences to train on, and those to watch the loss on"
     if not 0 < share < .5: raise ConfigError('the share held out lies between 0 and one half', text=share)
     every = round(1/share)
     return [s for i, s in enumerate(corpus) if i % every], corpus[::every]
 
-# %% ../nbs/70_cli.ipynb #19bb61cc
+# %% ../nbs/70_cli.ipynb #553a6d2e
 COMMANDS = (plmsub_demo, plmsub_data, plmsub_domain, plmsub_pretrain, plmsub_train, plmsub_eval, plmsub_sweep, plmsub_export,
-            plmsub_fold, plmsub_tm)
+            plmsub_fold, plmsub_tm, plmsub_probe, plmsub_embed, plmsub_figures)
 
 @_command
 def plmsub_help():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_paired', 'Group', 'groups_of', 'resampled_means', 'by_model', 'compare', 'perplexity_intervals', 'corrected',
-           'readable', 'relation', 'by_distance', 'abilities']
+           'readable', 'relation', 'by_distance', 'abilities', 'readable_abilities']
 
 # %% ../nbs/58_compare.ipynb #88f52cda
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ def _with_clusters(
     proteins:pd.DataFrame, # rows with id and code
 ) -> pd.DataFrame: # with `cluster`
     "What is resampled: superfamilies; proteins where there is a single superfamily, or no CATH code"
-    names = {i: node(c, 'superfamily') if isinstance(c, str) else i for i, c in zip(proteins.id, proteins.code)}
+    names = {i: node(c, 'superfamily') if isinstance(c, str) and c else i for i, c in zip(proteins.id, proteins.code)}
     return proteins.assign(cluster=proteins.id.map(names) if len(set(names.values())) > 1 else proteins.id)
 
 def _of_kinds(
@@ -331,7 +331,7 @@ def relation(
     target:Category, # a node of CATH
 ) -> str: # 'target', 'same topology', 'same architecture', 'same class', 'other class', 'outside CATH'
     "What a protein shares with the target"
-    if not isinstance(code, str): return 'outside CATH'
+    if not isinstance(code, str) or not code: return 'outside CATH'
     if under(code, target.value): return 'target'
     shared = next((k for k, level in reversed(list(enumerate(LEVELS[:target.value.count('.')]))) if node(code, level) == node(target.value, level)), None)
     return 'other class' if shared is None else f'same {LEVELS[shared]}'
@@ -403,3 +403,16 @@ def abilities(
                    for group, part in groups.items() if len(part)]
     result = pd.concat(frames, ignore_index=True)
     return result[['task', 'metric', 'group'] + [c for c in result if c not in ('task', 'metric', 'group')]]
+
+# %% ../nbs/58_compare.ipynb #15565462
+def readable_abilities(
+    result:pd.DataFrame, # from `abilities`
+    full:str='full', # the model whose values are shown as they are
+    digits:int=2, # after the point
+) -> pd.DataFrame: # text: a row per ability and group; the full model's value, and the change of every other model
+    "Abilities as a table to read: the value of the full model, and changes with their intervals"
+    def number(x): return f'{round(x, digits) + 0.:.{digits}f}'.replace('-', '−')
+    def text(r): return number(r.value) if r.model == full else f'{number(r.change)} [{number(r.change_low)}, {number(r.change_high)}]'
+    shown = result.assign(text=[text(r) for r in result.itertuples()])
+    table = shown.pivot(index=['task', 'metric', 'group', 'proteins'], columns='model', values='text')
+    return table.loc[list(dict.fromkeys(map(tuple, shown[table.index.names].to_numpy()))), list(dict.fromkeys(shown.model))].rename_axis(columns=None)

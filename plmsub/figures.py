@@ -8,8 +8,10 @@ __all__ = ['RUN_LEVELS', 'TYPES', 'SIDES', 'STATE_CLASS', 'METRICS', 'made_up_ta
            'figure3fg', 'all_figures']
 
 # %% ../nbs/61_figures.ipynb #ec40493f
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd
 from matplotlib.axes import Axes
@@ -29,12 +31,15 @@ TYPES = {'alpha': 'orange', 'beta': 'royalblue', 'mixed': 'lightgrey'}
 SIDES = {'suppressed': SUPPRESSED, 'maintained': MAINTAINED}
 STATE_CLASS = {'helix': '1', 'strand': '2'} # CATH class made of it; the release names the states so
 
+def _full(tables): return tables.get('full', 'ESM-2') # name of the full model
+
 class _Lacking(DataError): "There is nothing to draw a panel from"
 
 def _table(tables, name, columns):
     "One of the tables, with the columns that are needed of it"
     if tables.get(name) is None:
-        raise _Lacking(f'there is no table {name}', do=f'It has the columns {", ".join(columns)}')
+        missing = tables.get('absent', {}).get(name, '')
+        raise _Lacking(f'there is no table {name}', text=missing, do=f'It has the columns {", ".join(columns)}')
     _needs(tables[name], columns, f'a folder of results, as the table {name}')
     return tables[name]
 
@@ -348,6 +353,9 @@ def _trained(tables, runs, ids, as_released):
     if tables.get('train') is None:
         raise _Lacking('there is no table train, so nothing is known to be held out',
                        do='Give the domains that each run was trained on, or ask for as_released=True')
+    known = set(pd.unique(_table(tables, 'train', ['run', 'id']).run))
+    if unknown := [run for run in runs.run if run not in known]:
+        raise _Lacking('the table train has no row of a run', text=unknown[0])
     return _members(tables, 'train', runs.run, ids)
 
 # %% ../nbs/61_figures.ipynb #61ee3ede
@@ -389,7 +397,7 @@ def table2c(
                 values, here = _mean_of([g for g, of in zip(states.values(), ours) if of]), seen
             else: values, here = every, seen & (inside[r] == (side == 'suppressed'))
             here = here & ~np.isnan(values[r+1]) & ~np.isnan(values[0])
-            for model, v in (('subnetwork', values[r+1]), ('ESM-2', values[0])):
+            for model, v in (('subnetwork', values[r+1]), (_full(tables), values[0])):
                 mean = v[here].mean() if here.any() else np.nan
                 rows.append(run[_OF_RUN].to_dict() | dict(
                     model=model, side=side, n=int(here.sum()), evaluated=evaluated,
@@ -397,7 +405,6 @@ def table2c(
     return pd.DataFrame(rows)
 
 # %% ../nbs/61_figures.ipynb #93f1927b
-_COLUMNS = [(m, s) for m in ('subnetwork', 'ESM-2') for s in SIDES]
 _AREAS = {'< 100': 14, '100–1000': 34, '> 1000': 68} # of a circle by its suppressed domains, points²
 
 def _area(size): return list(_AREAS.values())[0 if size < 100 else 1 if size <= 1000 else 2]
@@ -433,9 +440,10 @@ def figure2c(
     _needs(table, ['level', 'type', 'size', 'model', 'side', 'evaluated', 'perplexity'], 'table2c')
     if figure is None: figure = plt.figure(figsize=(6, 4.6), layout='constrained')
     axes = figure.subplots(2, 3, sharex=True)
+    columns = [(m, s) for m in dict.fromkeys(table.model) for s in SIDES]
     for ax, level in zip(axes.flat, RUN_LEVELS):
         rows = table[table.level == level]
-        for x, (model, side) in enumerate(_COLUMNS):
+        for x, (model, side) in enumerate(columns):
             part = rows[(rows.model == model) & (rows.side == side)]
             colours, areas = part.type.map(TYPES).tolist(), part['size'].map(_area).tolist()
             _circles(ax, x, part.perplexity, colours, areas, [.4]*len(part), .5)
@@ -445,7 +453,7 @@ def figure2c(
         ax.set_title(level, fontsize='small')
         ax.axvline(1.5, color='.8', lw=.8, zorder=0)
         _plain(ax)
-    names = [f'{model}\n{side}' for model, side in _COLUMNS]
+    names = [f'{model}\n{side}' for model, side in columns]
     for ax in axes[1]: ax.set_xticks(range(4), labels=names, rotation=90, fontsize='x-small')
     for ax in axes[:, 0]: ax.set_ylabel(f'perplexity, {table.evaluated.iloc[0]}', fontsize='small')
     marks = [_mark(c, t) for t, c in TYPES.items()]
@@ -596,15 +604,14 @@ def figure3c(
     return axes
 
 # %% ../nbs/61_figures.ipynb #cead8805
-_SHOWN = ('native', 'ESM-2', 'subnetwork')
-
 def _examples(tables):
     "Domain id -> three chains, checked"
     examples = tables.get('examples')
     if not examples:
-        raise _Lacking('there are no examples', do='Give domain id -> chains: native, ESM-2, subnetwork')
+        raise _Lacking('there are no examples', text=tables.get('absent', {}).get('examples', ''),
+                       do='Give domain id -> chains: native, ESM-2, subnetwork')
     for id, chains in examples.items():
-        if absent := [name for name in _SHOWN if name not in chains]:
+        if absent := [name for name in ('native', _full(tables), 'subnetwork') if name not in chains]:
             raise DataError(f'the example {id} has no {absent[0]} structure', text=', '.join(chains))
     return examples
 
@@ -616,7 +623,7 @@ def table3de(
     "The numbers of Figures 3D and 3E; scores by TM-align"
     rows = []
     for id, chains in _examples(tables).items():
-        for name in _SHOWN[1:]:
+        for name in (_full(tables), 'subnetwork'):
             model, scores = chains[name], tm_score(chains[name], chains['native'])
             rows.append(dict(id=id, structure=name, residues=len(model), plddt=_mean_plddt(model),
                              tm_score=scores['tm_score'], rmsd_A=scores['rmsd_A']))
@@ -632,7 +639,7 @@ def figure3de(
     if figure is None: figure = plt.figure(figsize=(6, .4 + 2*len(examples)), layout='constrained')
     axes = figure.subplots(len(examples), 3, squeeze=False, sharex='row', sharey='row')
     for row, (id, chains) in zip(axes, examples.items()):
-        for ax, name in zip(row, _SHOWN):
+        for ax, name in zip(row, ('native', _full(tables), 'subnetwork')):
             if name == 'native':
                 plot_structure(chains[name], ax=ax, highest=None).collections[0].set_color('.6')
                 ax.set_title(f'{id}, native', fontsize='small')
@@ -665,7 +672,7 @@ def _residues(tables, state, as_released):
     "Rows of the residue run, the class run and ESM-2, in the domains that all have, with a column `model`"
     runs, table = _runs(tables), _table(tables, 'residue_plddt', ['run', 'id', 'state', 'plddt'])
     list(_numbers(table, ['plddt'], 'residue_plddt'))
-    names = {'': 'ESM-2', _one_run(runs, 'residue', state): f'{state} run',
+    names = {'': _full(tables), _one_run(runs, 'residue', state): f'{state} run',
              _one_run(runs, 'class', STATE_CLASS[state]): f'class {STATE_CLASS[state]} run'}
     table = table[table.run.isin(list(names))]
     table = table.assign(id=table.id.astype(str), model=table.run.astype(str).map(names))
@@ -674,7 +681,10 @@ def _residues(tables, state, as_released):
         if not ids: raise _Lacking('the table residue_plddt has no row of a run', text=name)
     common = pd.Index(sorted(set.intersection(*held)))
     pair = runs[runs.run.isin(list(names))]
-    return table[table.id.isin(common[~_trained(tables, pair, common, as_released).any(0)])]
+    held = common[~_trained(tables, pair, common, as_released).any(0)]
+    if not len(held):
+        raise _Lacking('no domain that has structures is held out of both runs', text=', '.join(pair.run))
+    return table[table.id.isin(held)]
 
 # %% ../nbs/61_figures.ipynb #61cdf081
 def table3fg(
@@ -695,7 +705,7 @@ def table3fg(
             raise DataError('the table of domains lacks one that has residues', text=min(absent))
         suppressed = table.id.map(first) == STATE_CLASS[state]
     rows = []
-    for model in (f'{state} run', f'class {STATE_CLASS[state]} run', 'ESM-2'):
+    for model in (f'{state} run', f'class {STATE_CLASS[state]} run', _full(tables)):
         for side in SIDES:
             here = table[(table.model == model) & (suppressed == (side == 'suppressed'))]
             values = here.plddt.to_numpy(float)
@@ -733,27 +743,56 @@ def figure3fg(
     return ax
 
 # %% ../nbs/61_figures.ipynb #62db3542
-_PANELS = { # name -> the table of results it is of, its numbers, its picture, is there a version as released?
-    'figure1': ('domains', lambda t, r: table1(_table(t, 'domains', ['id'])), figure1, False),
-    'figure2b': ('runs', table2b, figure2b, True),
-    'figure2c': ('perplexity', table2c, figure2c, True),
-    'figure3b': ('structure', table3b, figure3b, True),
-    'figure3c': ('structure', table3c, figure3c, True),
-    'figure3de': ('examples', lambda t, r: table3de(t), None, False),
-    'figure3f': ('residue_plddt', lambda t, r: table3fg(t, 'helix', r), figure3fg, True),
-    'figure3g': ('residue_plddt', lambda t, r: table3fg(t, 'strand', r), figure3fg, True)}
+class _Panel(NamedTuple):
+    "A figure of the paper"
+    of:str # the table of results that it is of
+    numbers:Callable # of the tables and as_released -> table
+    draw:Callable|None # of that table; `None`: of the tables
+    caption:str # what it shows
+    ours:str='' # how it is made
+    released:str='' # how the release makes it; empty: in the same way
 
-def _evaluated(tables, name):
+_HELD, _ALL = 'domains held out', 'all domains, training included'
+_TESTED = ('p < .05, corrected; ' + _HELD, 'p < .05, not corrected; residue runs on class 2; ' + _ALL)
+_PANELS = {
+    'figure1': _Panel('domains', lambda t, r: table1(_table(t, 'domains', ['id'])), figure1,
+        'Domains by class, architecture and length'),
+    'figure2b': _Panel('runs', table2b, figure2b, 'Sparsity (mean and standard deviation) and optimiser steps '
+        'of the runs of each level', 'steps of the optimiser', 'steps times 4'),
+    'figure2c': _Panel('perplexity', table2c, figure2c, 'Perplexity of the subnetworks and of the full model on what '
+        'is suppressed and on what is maintained', _HELD, "the files' perplexities; " + _ALL),
+    'figure3b': _Panel('structure', table3b, figure3b, 'Structures under the subnetwork minus those under the '
+        'full model; thick rims: paired t-test', *_TESTED),
+    'figure3c': _Panel('structure', table3c, figure3c, 'Changes of suppressed structures minus those of maintained '
+        'ones; thick rims: Kolmogorov-Smirnov test', *_TESTED),
+    'figure3de': _Panel('examples', lambda t, r: table3de(t), None,
+        'Native structures, predictions by the full model and by the subnetwork; colours: pLDDT'),
+    'figure3f': _Panel('residue_plddt', lambda t, r: table3fg(t, 'helix', r), figure3fg,
+        'pLDDT of helix residues', _HELD, _ALL),
+    'figure3g': _Panel('residue_plddt', lambda t, r: table3fg(t, 'strand', r), figure3fg,
+        'pLDDT of strand residues', _HELD, _ALL)}
+
+# %% ../nbs/61_figures.ipynb #77bfe42e
+def _evaluated(tables, name, as_released):
     "The tables with those runs only that `name` has rows of; and what was left out"
     if name not in ('perplexity', 'structure') or tables.get(name) is None: return tables, ''
     runs, there = _runs(tables), set(pd.unique(_table(tables, name, ['run', 'id']).run))
     ours = runs.run.isin(list(there))
     if name == 'structure': ours &= (runs.level != 'residue') | runs.target.isin(list(STATE_CLASS))
+    if not as_released and tables.get('train') is not None:
+        ours &= runs.run.isin(list(pd.unique(tables['train'].run)))
     left = runs.run[~ours].tolist()
     return dict(tables, runs=runs[ours]), f'without {", ".join(left)}' if left else ''
 
-def _save(figure, path):
+def _caption(name, as_released, made_up):
+    "What a figure shows"
+    panel, number = _PANELS[name], name.removeprefix('figure').upper().replace('DE', 'D/E')
+    how = f'as released: {panel.released}' if as_released else panel.ours
+    return f"{'Made up, results of no model. '*made_up}Figure {number}. {panel.caption}{f' ({how})'*bool(how)}."
+
+def _save(figure, path, made_up):
     "One picture in three formats; the same bytes each time"
+    if made_up: figure.supxlabel('made up', x=.99, ha='right', color='.5', fontsize='x-small', style='italic')
     figure.draw_without_rendering()
     figure.set_layout_engine('none') # what has found its place need not look for it again
     plain = dict(png={}, svg={'Date': None}, pdf={'CreationDate': None})
@@ -762,28 +801,33 @@ def _save(figure, path):
             with whole_file(path.with_suffix(f'.{ending}')) as temporary:
                 figure.savefig(temporary, dpi=150, metadata=metadata)
 
-# %% ../nbs/61_figures.ipynb #77bfe42e
+# %% ../nbs/61_figures.ipynb #1948eba4
+def _one_figure(tables, name, as_released, path):
+    "Write a panel and its table; whether that was possible, and a note"
+    panel, made_up = _PANELS[name], bool(tables.get('made_up'))
+    try:
+        ours, note = _evaluated(tables, panel.of, as_released)
+        table = panel.numbers(ours, as_released)
+    except _Lacking as error: return False, error.what + (f' ({error.text})' if error.text else '')
+    axes = panel.draw(table) if panel.draw else figure3de(ours)
+    figure = np.ravel(axes)[0].figure
+    try: _save(figure, path, made_up)
+    finally: plt.close(figure)
+    with whole_file(path.with_suffix('.csv')) as temporary: table.to_csv(temporary, index=False)
+    return True, note
+
 def all_figures(
-    tables:dict, # name -> table
+    tables:dict, # name -> table, such as those of `result_tables`
     folder, # to write to; made where it is absent
 ) -> pd.DataFrame: # a row per panel: figure, drawn (bool), note: what it lacks, or which runs are left out
-    "Write all panels as PNG, SVG and PDF, with their tables as CSV"
-    rows, folder = [], Path(folder)
+    "Write all panels as PNG, SVG and PDF, with their tables as CSV and their captions in captions.md"
+    rows, captions, folder = [], [], Path(folder)
     if folder.exists() and not folder.is_dir(): raise DataError('this is not a folder', file=folder)
-    jobs = [(name, r) for name, panel in _PANELS.items() for r in ((False, True) if panel[3] else (False,))]
+    jobs = [(name, r) for name, panel in _PANELS.items() for r in ((False, True) if panel.released else (False,))]
     for name, as_released in progress(jobs, desc='figures'):
-        of, numbers, draw, _ = _PANELS[name]
         path = folder/(name + '_as_released'*as_released)
-        try: ours, note = _evaluated(tables, of)
-        except _Lacking as error: ours, note = tables, ''
-        try: table = numbers(ours, as_released)
-        except _Lacking as error:
-            rows.append((path.name, False, error.what + (f' ({error.text})' if error.text else '')))
-            continue
-        axes = draw(table) if draw else figure3de(ours)
-        figure = np.ravel(axes)[0].figure
-        try: _save(figure, path)
-        finally: plt.close(figure)
-        with whole_file(path.with_suffix('.csv')) as temporary: table.to_csv(temporary, index=False)
-        rows.append((path.name, True, note))
+        drawn, note = _one_figure(tables, name, as_released, path)
+        rows.append((path.name, drawn, note))
+        if drawn: captions.append(f"**{path.name}** {_caption(name, as_released, bool(tables.get('made_up')))}\n")
+    with whole_file(folder/'captions.md') as f: f.write_text('\n'.join(captions))
     return pd.DataFrame(rows, columns=['figure', 'drawn', 'note'])

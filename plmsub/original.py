@@ -75,8 +75,10 @@ def released_config(
 _CYCLE, _LENGTHS = 'the learning rate follows one cycle', 'the list of domains decides'
 WITHOUT_EFFECT = {'lr_phaseA': _CYCLE, 'lr_phaseB': _CYCLE, 'lr_hold_epochs': _CYCLE,
     'mask_temp_decay': f'the temperature follows a cosine over {TEMPERATURE_EPOCHS} epochs',
-    'model_name': 'the model is not chosen by it', 'min_n_res': _LENGTHS, 'max_n_res': _LENGTHS,
-    'resume_last': 'a run there starts anew'}
+    'temp_decay': f'the temperature follows a cosine over {TEMPERATURE_EPOCHS} epochs',
+    'temp_hold': f'the temperature follows a cosine over {TEMPERATURE_EPOCHS} epochs',
+    'mask_pct': '15 % of the residues are hidden', 'model_name': 'the model is not chosen by it',
+    'min_n_res': _LENGTHS, 'max_n_res': _LENGTHS, 'resume_last': 'a run there starts anew'}
 RENAMED = {'max_lr': 'lr', 'pct_start': 'warm_up', 'div': 'start_div', # the release's name -> `TrainConfig`'s
            'mask_temperature': 'temperature_start', 'sparsity_lambda': 'sparsity_weight'}
 

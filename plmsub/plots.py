@@ -36,9 +36,9 @@ def _plain(ax:Axes) -> None:
     ax.spines[['top', 'right']].set_visible(False)
 
 def _legend(ax:Axes) -> None:
-    "A legend in one line above the axes, where it hides nothing"
+    "A legend above the axes, where it hides nothing"
     n = len(ax.get_legend_handles_labels()[1])
-    ax.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=n, frameon=False, fontsize='small',
+    ax.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=n if n < 5 else 3, frameon=False, fontsize='small',
               borderaxespad=.2, columnspacing=1.2, handletextpad=.5)
 
 # %% ../nbs/60_plots.ipynb #cd03ade0
@@ -175,7 +175,7 @@ def plot_abilities(
     _needs(result, ['task', 'metric', 'group', 'model', 'change', 'change_low', 'change_high'], 'abilities')
     keys = result[['task', 'metric', 'group']].drop_duplicates().reset_index(drop=True)
     place = {tuple(k): i for i, k in keys.iterrows()}
-    ax = ax or plt.subplots(figsize=(6, min(8, 1 + .42*len(keys))), layout='constrained')[1]
+    ax = ax or plt.subplots(figsize=(6, min(8, 1.2 + .45*len(keys))), layout='constrained')[1]
     controls = [m for m in result.model.unique() if m not in (full, subnetwork)]
     shift = np.linspace(-.28, .28, len(controls)) if len(controls) > 1 else [.2]*len(controls)
     looks = [(m, dict(color='.6', marker='vDs^<>'[k % 6], ms=4, lw=1), up) for k, (m, up) in enumerate(zip(controls, shift))]
@@ -187,8 +187,9 @@ def plot_abilities(
         ax.errorbar(rows.change, y, xerr=error, ls='none', elinewidth=look.pop('lw'), label=model, **look)
     ax.axvline(0, color='grey', ls='--', lw=1, zorder=0)
     alone = keys.group.nunique() == 1
-    ax.set_yticks(range(len(keys)), labels=[f'{k.task}, {k.metric}' + ('' if alone else f', {k.group}') for k in keys.itertuples()])
+    ax.set_yticks(range(len(keys)), labels=[f'{k.task}\n{k.metric}' + ('' if alone else f', {k.group}') for k in keys.itertuples()], fontsize='small')
     ax.set(xlabel='change against the full model', ylim=(len(keys) - .5, -.5))
+    ax.locator_params(axis='x', nbins=6)
     _plain(ax)
     _legend(ax)
     return ax

@@ -548,7 +548,7 @@ def perplexity_rows(
         what = 'the table has several draws of this model'
         raise ConfigError(what, text=model, do='Take the rows of one draw')
     columns = ['id', 'pass', 'nll_nats', 'helix_nats', 'strand_nats', 'coil_nats']
-    rows = ours[columns].reset_index(drop=True)
+    rows = ours.reindex(columns=columns).reset_index(drop=True)
     rows.insert(0, 'run', run)
     rows.insert(4, 'perplexity', np.exp(rows.nll_nats))
     return rows
@@ -618,13 +618,14 @@ class _MadeUp(NamedTuple):
     n_passes:int
     seed:int
 
-def _made_up_pdbs(folder, made, plddt, rng, spread_deg):
+def _made_up_pdbs(folder, made, plddt, rng, spread_deg, lower=('', 0)): # lower: a state, and how much lower it is
     "Backbones with the secondary structure of the domains, more or less, and pLDDT as B factors"
     angles = {'h': (-57, -47), 'e': (-120, 130), 'c': (-80, 140)}
     for i in np.flatnonzero(made.pdbs):
         d, noise = made.domains[i], rng.normal(0, spread_deg, (len(made.domains[i]), 2))
         atoms = ideal_backbone(np.array([angles[s] for s in states_of(d.dssp)]) + noise)
-        values = np.clip(plddt[i] + rng.normal(0, 6, len(d)), 5, 99).round(2)
+        less = lower[1]*np.array([s == lower[0] for s in states_of(d.dssp)])
+        values = np.clip(plddt[i] - less + rng.normal(0, 6, len(d)), 5, 99).round(2)
         write_pdb(Chain(d.sequence, atoms - atoms.mean((0, 1)), b_factors=values), folder/f'{d.id}.pdb')
 
 def _made_up_sides(row, made, rng): # a residue run counts the class of that structure as suppressed
@@ -632,6 +633,7 @@ def _made_up_sides(row, made, rng): # a residue run counts the class of that str
     n = len(made.ids)
     sizes = [int(.7*n), int(.2*n), n - int(.7*n) - int(.2*n)]
     part = np.repeat(['train', 'valid', 'test'], sizes)[rng.permutation(n)]
+    if row.level in ('residue', 'class'): part[made.pdbs] = 'valid' # the runs with structures
     if row.level == 'random': # drawn from train, as in the release
         drawn = rng.permutation(np.flatnonzero(part == 'train'))[:_scaled(row.size, n)]
         return part, np.isin(np.arange(n), drawn)
@@ -656,8 +658,11 @@ def _made_up_run(place, row, made):
     scored = (part == 'valid') | (inside & random)
     table, ids = _made_up_scores(made.ids[scored], scores[scored]), made.ids[inside] if random else None
     _write_run(place, run, losses, table, pd.concat([split, appended]), ids, dict(made_up=True))
-    if row.level in ('residue', 'class'):
-        _made_up_pdbs(place/'subnetworks'/run/'folded'/'pred', made, scores[:, 2], rng, 15)
+    pred = place/'subnetworks'/run/'folded'/'pred'
+    if row.level == 'class': _made_up_pdbs(pred, made, scores[:, 2], rng, 15)
+    if residue: # residues of the state are lower, in all domains
+        lower = ('h' if row.target == 'helix' else 'e', _WORSE['residue'][2])
+        _made_up_pdbs(pred, made, made.folded[:, 2] - _SLIGHTLY[2], rng, 15, lower)
     return dict(row._asdict(), run=run, size=int(inside.sum()))
 
 # %% ../nbs/45_released.ipynb #b6e2f708
@@ -666,8 +671,8 @@ def made_up_results(
     n_domains:int=300, # at least 200; the paper has about 8,885
     n_passes:int=3, # the release has 10
     seed:int=0, # of everything
-    n_pdbs:int=0, # domains whose structures are written, for ESM-2 and for runs on residues and classes
-) -> Path: # the folder results
+    n_pdbs:int=0, # domains whose structures are written: native ones, those of ESM-2, of runs on residues and classes
+) -> Path: # the folder results; beside it are cath and, with structures, natives
     "Made-up results in the release's layout, drawn around the released figures; they are those of no model"
     place, rng = _new_place(folder), numpy_rng(seed, 'made up', n_domains)
     if n_passes < 1: raise ConfigError('at least one pass is needed', text=n_passes)
@@ -678,10 +683,11 @@ def made_up_results(
         with whole_file(place.parent/'cath'/name) as f: f.write_text(text)
     folded = rng.normal([.72, 3.2, 76], [.1, .8, 7], (n_domains, 3)).clip([.2, .5, 30], [.99, 20, 97])
     base, ids = np.log(8.7) + rng.normal(0, .25, n_domains), np.array([d.id for d in domains])
-    pdbs = np.isin(ids, rng.permutation([d.id for d in domains if d.code[0] in '12'])[:n_pdbs])
+    pdbs = np.isin(ids, rng.permutation([d.id for d in domains if d.code[0] in '123'])[:n_pdbs])
     made = _MadeUp(domains, ids, base, folded, pdbs, n_passes, seed)
     _made_up_pdbs(place/'esmfold_650M_pdbs', made, folded[:, 2], rng, 5)
     _write_run(place, '', _made_up_losses(ids, base, {}, n_passes, rng), _made_up_scores(ids, folded))
+    if n_pdbs: _made_up_pdbs(place.parent/'natives', made, folded[:, 2], numpy_rng(seed, 'made-up natives'), 0)
     runs = list(paper_runs().itertuples(index=False))
     rows = [_made_up_run(place, row, made) for row in progress(runs, desc='made-up runs')]
     _write_runs(place/'metadata.csv', pd.DataFrame(rows))

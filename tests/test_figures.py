@@ -137,7 +137,7 @@ def test_text_and_categories_are_the_same(tables):
 def test_all_figures(tables, tmp_path):
     done = all_figures(tables, tmp_path/'new')
     assert done.drawn.all() and not done.note.any() and len(done) == 14
-    names = {f'{name}{ending}' for name in done.figure for ending in ('.png', '.svg', '.pdf', '.csv')}
+    names = {f'{name}{ending}' for name in done.figure for ending in ('.png', '.svg', '.pdf', '.csv')} | {'captions.md'}
     assert {f.name for f in (tmp_path/'new').iterdir()} == names
     assert all(f.stat().st_size > 100 for f in (tmp_path/'new').iterdir())
     kept = pd.read_csv(tmp_path/'new'/'figure3c.csv', dtype=dict(target=str))
@@ -210,6 +210,111 @@ def sides_swapped(t): return t.replace({'side': {'suppressed': 'maintained', 'ma
 def test_a_wrong_look_is_noticed(name, change):
     "The measure is worth something: pictures that are wrong are told from the right ones"
     assert difference(drawn(FIGURES[name][0], change(kept_table(name))), kept(name)) > TOLERANCE
+
+# --- As the paper has it: labels, order, colours, sizes, limits, rims
+
+@pytest.fixture
+def colour():
+    yield lambda c: matplotlib.colors.to_rgba(c)
+    plt.close('all')
+
+TYPE_COLOURS = dict(alpha='orange', beta='royalblue', mixed='lightgrey')
+SIDE_COLOURS = dict(suppressed='tomato', maintained='royalblue')
+ORDER = ['residue', 'class', 'architecture', 'topology', 'superfamily', 'random']
+
+def columns(ax): return [c for c in ax.collections if len(c.get_offsets())]
+def medians(ax): return [line for line in ax.lines if matplotlib.colors.same_color(line.get_color(), 'red')]
+def labels(axis): return [t.get_text() for t in axis.get_ticklabels()]
+
+def same(collection, rows, value, colours, sizes=None):
+    "The circles of a column are the rows: height, colour, size, rim"
+    np.testing.assert_allclose(collection.get_offsets()[:, 1], rows[value])
+    wanted = np.array([matplotlib.colors.to_rgba(c) for c in colours])
+    np.testing.assert_allclose(np.broadcast_to(collection.get_facecolors(), wanted.shape), wanted)
+    if sizes is not None: np.testing.assert_allclose(collection.get_sizes(), sizes)
+    if 'significant' in rows:
+        rims = np.broadcast_to(collection.get_linewidths(), len(rows))
+        assert rims[rows.significant].min(initial=9) > 2*rims[~rows.significant].max(initial=0)
+
+def test_2b_is_the_papers(tables, colour):
+    numbers = table2b(tables)
+    ax = figure2b(numbers)
+    assert numbers.level.tolist() == ORDER and [t.split('\n')[0] for t in labels(ax.xaxis)] == ORDER
+    thick, thin = ax.patches, ax.figure.axes[1].patches
+    assert all(a.get_width() > 3*b.get_width() for a, b in zip(thick, thin, strict=True))
+    np.testing.assert_allclose([b.get_height() for b in thick], numbers.sparsity_percent_mean)
+    np.testing.assert_allclose([b.get_height() for b in thin], numbers.steps_mean)
+    bars = ax.containers[1].lines[2][0].get_segments()
+    np.testing.assert_allclose([np.ptp(s[:, 1])/2 for s in bars], numbers.sparsity_percent_sd)
+    assert (ax.get_ylabel(), ax.figure.axes[1].get_ylabel()) == ('sparsity (%)', 'steps')
+
+def test_2c_is_the_papers(tables, colour):
+    runs = tables['runs'].assign(size=np.resize([50, 99, 100, 1000, 1001], 38))
+    numbers = table2c(dict(tables, runs=runs), as_released=True)
+    axes = figure2c(numbers)
+    assert [ax.get_title() for ax in axes.flat] == ORDER
+    for ax in axes.flat: assert ax.get_ylim() == (0, max(75 if ax.get_title() == 'superfamily' else 45, 1.08*numbers.perplexity[numbers.level == ax.get_title()].max()))
+    quiet = figure2c(numbers.assign(perplexity=numbers.perplexity.clip(upper=40)))
+    assert [ax.get_ylim() for ax in quiet.flat] == [(0, 45)]*4 + [(0, 75), (0, 45)]
+    assert labels(axes[1, 0].xaxis) == ['subnetwork\nsuppressed', 'subnetwork\nmaintained', 'ESM-2\nsuppressed', 'ESM-2\nmaintained']
+    small, middle, large = sorted({s for ax in axes.flat for c in columns(ax) for s in c.get_sizes()})
+    size = lambda n: small if n < 100 else middle if n <= 1000 else large
+    for ax in axes.flat:
+        rows = numbers[numbers.level == ax.get_title()]
+        four = [rows[(rows.model == m) & (rows.side == s)].dropna(subset='perplexity') for m in ('subnetwork', 'ESM-2') for s in SIDE_COLOURS]
+        for circles, line, part in zip(columns(ax), medians(ax), four, strict=True):
+            same(circles, part, 'perplexity', part.type.map(TYPE_COLOURS), part['size'].map(size))
+            np.testing.assert_allclose(line.get_ydata(), part.perplexity.median())
+    legend = [t.get_text() for t in axes[0, 0].figure.legends[0].get_texts()]
+    assert legend == ['alpha', 'beta', 'mixed', '< 100 domains', '100–1000 domains', '> 1000 domains', 'median']
+
+@pytest.mark.parametrize('as_released', [False, True])
+def test_3b_is_the_papers(tables, as_released, colour):
+    numbers = table3b(tables, as_released)
+    axes = figure3b(numbers)
+    assert [ax.get_ylabel() for ax in axes] == ['ΔTM-score', 'ΔRMSD (Å)', 'ΔpLDDT'] and labels(axes[0].xaxis) == ORDER
+    for ax, metric in zip(axes, METRICS):
+        zero = ax.lines[0]
+        assert zero.get_linestyle() == '--' and colour(zero.get_color()) == colour('grey') and set(zero.get_ydata()) == {0}
+        groups = [numbers[(numbers.metric == metric) & (numbers.level == v) & (numbers.side == s)].dropna(subset='change') for v in ORDER for s in SIDE_COLOURS]
+        groups = [g for g in groups if len(g)]
+        for circles, line, rows in zip(columns(ax), medians(ax), groups, strict=True):
+            same(circles, rows, 'change', [SIDE_COLOURS[rows.side.iloc[0]]]*len(rows))
+            np.testing.assert_allclose(line.get_ydata(), rows.change.median())
+    words = [t.get_text() for t in axes[0].figure.legends[0].get_texts()]
+    assert words == ['suppressed', 'maintained', 'p < .05' if as_released else 'p < .05, corrected', 'median']
+
+def test_3c_is_the_papers(tables, colour):
+    numbers = table3c(tables, as_released=True)
+    axes = figure3c(numbers)
+    assert [ax.get_ylabel() for ax in axes] == [f'|{m}| suppressed − maintained' for m in METRICS.values()]
+    for ax, metric in zip(axes, METRICS):
+        for circles, level in zip(columns(ax), ORDER, strict=True):
+            rows = numbers[(numbers.metric == metric) & (numbers.level == level)].dropna(subset='excess')
+            same(circles, rows, 'excess', rows.type.map(TYPE_COLOURS))
+
+def test_3de_is_the_papers(colour):
+    axes = figure3de(made_up_tables(300))
+    legend = axes[0, 0].figure.legends[0]
+    assert [t.get_text() for t in legend.get_texts()] == ['native', 'very high (≥ 90)', 'high (≥ 70)', 'low (≥ 50)', 'very low (≥ 0)']
+    assert [ax.get_title().split(',')[-2 if k else 0].split()[0] for k, ax in enumerate(axes[0])] == ['made', 'ESM-2', 'subnetwork']
+
+@pytest.mark.parametrize('state, number', STATE_CLASS.items())
+def test_3fg_is_the_papers(tables, state, number, colour):
+    numbers = table3fg(tables, state)
+    ax = figure3fg(numbers)
+    assert labels(ax.xaxis) == [f'{state} run', f'class {number} run', 'ESM-2'] and ax.get_ylabel() == f'pLDDT of {state} residues' and ax.get_ylim() == (0, 100)
+    boxes = sorted(ax.patches, key=lambda p: p.get_path().vertices[:, 0].min())
+    for box, row in zip(boxes, numbers.itertuples(), strict=True):
+        assert colour(box.get_facecolor())[:3] == colour(SIDE_COLOURS[row.side])[:3]
+        np.testing.assert_allclose([box.get_path().vertices[:, 1].min(), box.get_path().vertices[:, 1].max()], [row.q1, row.q3])
+    assert sorted(line.get_ydata()[0] for line in medians(ax)) == sorted(numbers['median'])
+
+def test_1_is_the_papers(tables, colour):
+    axes = figure1(table1(tables['domains']))
+    assert [colour(b.get_facecolor()) for b in axes[0].patches] == [colour(TYPE_COLOURS[t]) for t in ('alpha', 'beta', 'mixed')]
+    counts = [b.get_width() for b in axes[1].patches]
+    assert counts[:12] == sorted(counts[:12], reverse=True)
 
 if __name__ == '__main__':
     BASELINES.mkdir(exist_ok=True)
