@@ -3,19 +3,21 @@
     python benchmarks/mini.py corpus ../shared/data     # about 8 minutes on two cores; needs MMseqs2
     python benchmarks/mini.py train                     # about 2 hours on two cores; can be stopped and started again
     python benchmarks/mini.py score ../shared/data      # about 10 minutes
+    python benchmarks/mini.py ship                      # at once
 
 Everything lies in runs/mini. `corpus` writes train.fa, valid.fa and the table of its sources, `train` is one plmsub_pretrain, `score` compares the model with what a language model has to
-beat on the held-out superfamilies, and writes its card. `score --ship` also puts the model and its card into plmsub/data."""
+beat on the held-out superfamilies, and `ship` writes its card and puts both into plmsub/data."""
 import argparse, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pandas as pd
 from plmsub.baselines import READINGS, composition_model, ece, ngram_losses, ngram_model, tuned_alpha, window_net
-from plmsub.cath import of_length, read_domains
+from plmsub.cath import Protein, of_length, read_domains
 from plmsub.core import numpy_rng, provenance, read_json, read_log, sha256_file, whole_file, write_json
 from plmsub.headers import read_proteins
 from plmsub.perplexity import mlm_perplexity
 from plmsub.plm import load_plm
+from plmsub.pretrain import read_sequences
 from plmsub.splits import clusters, relatives, split
 
 OUT, RESULTS = Path('runs/mini'), Path('nbs/results/mini')
@@ -65,7 +67,7 @@ def corpus(data):
     used[0]['used'] = used[0]['kept']
     OUT.mkdir(parents=True, exist_ok=True)
     domains, others = used[0]['used'], [p for row in used[1:] for p in row['used']]
-    copies = [replace(p, id=f'{p.id}|copy {k}') for k in range(2, TIMES + 1) for p in domains]
+    copies = [Protein(f'{p.id}|copy {k}', p.sequence) for k in range(2, TIMES + 1) for p in domains]
     write_fasta(OUT/'train.fa', [*domains, *copies, *others])
     write_fasta(OUT/'valid.fa', of_length(parts.valid))
     table = pd.DataFrame([dict(source=row['source'], licence=row['licence'], sequences=len(row['proteins']), residues=residues(row['proteins']), not_read=row['not_read'],
@@ -88,7 +90,7 @@ def train(steps):
 def compared(data):
     "Losses on the held-out superfamilies: the model, and what a language model has to beat, fitted on the same sequences"
     test = of_length(held_out(data).test)
-    sequences, valid = ([p.sequence for p in read_proteins(OUT/file)] for file in ('train.fa', 'valid.fa'))
+    sequences, valid = (read_sequences(OUT/file) for file in ('train.fa', 'valid.fa'))
     models = {'mini': load_plm(OUT/'run'/'mini.safetensors'), 'composition': composition_model(sequences, valid), 'window net': window_net(sequences, valid)}
     tables = [mlm_perplexity(models, test)]
     for n in range(1, 6):
@@ -114,29 +116,32 @@ def intervals(table, n_boot=2000):
         rows.append(dict(model=model, perplexity=np.exp(mean.iloc[k]), low=low, high=high, mini_over_it=np.exp(mean['mini'] - mean.iloc[k]), ratio_low=ratio[0], ratio_high=ratio[1]))
     return pd.DataFrame(rows).merge(ece(table)[['model', 'ece']], on='model').sort_values('perplexity', ignore_index=True)
 
-def score(data, ship):
-    "The table of perplexities, and the card"
+def score(data):
+    "The table of perplexities"
     table = intervals(compared(data))
     print(table.round(3).to_string())
     with whole_file(RESULTS/'perplexity.csv') as f: table.to_csv(f, index=False, float_format='%.5g')
+
+def ship():
+    "The model and its card, from the tables of the other steps, into the package"
     log, config = read_log(OUT/'run'), read_json(OUT/'run'/'config.json')['config']
     with whole_file(RESULTS/'log.csv') as f: pd.DataFrame([r for r in log if 'valid_perplexity' in r]).to_csv(f, index=False, float_format='%.5g')
-    model = OUT/'run'/'mini.safetensors'
-    card = dict(name='mini', about='A small ESM-2-shaped model of real proteins, trained by masked language modelling', sources=pd.read_csv(RESULTS/'corpus.csv').fillna('').to_dict('records'),
-                held_out=read_json(RESULTS/'corpus.json'), config=config, residues_seen=config['steps']*config['batch_tokens'], bytes=model.stat().st_size, sha256=sha256_file(model),
-                perplexity=table.to_dict('records'), command='python benchmarks/mini.py corpus, train, score')
+    model, corpus, scores = OUT/'run'/'mini.safetensors', read_json(RESULTS/'corpus.json'), pd.read_csv(RESULTS/'perplexity.csv')
+    if sha256_file(OUT/'train.fa') != corpus['train_sha256']: raise SystemExit('nbs/results/mini/corpus.json is of another corpus: run corpus first')
+    card = dict(name='mini', about='A small ESM-2-shaped model of real proteins, trained by masked language modelling', sources=pd.read_csv(RESULTS/'corpus.csv', keep_default_na=False).to_dict('records'),
+                held_out=corpus, config=config, residues_seen=config['steps']*config['batch_tokens'], bytes=model.stat().st_size, sha256=sha256_file(model),
+                perplexity=scores.to_dict('records'), command='python benchmarks/mini.py corpus, train, score, ship')
     write_json(RESULTS/'mini.json', provenance('cpu', **card))
-    if ship:
-        for source, name in ((model, 'mini.safetensors'), (RESULTS/'mini.json', 'mini.json')):
-            with whole_file(Path('plmsub/data')/name) as f: f.write_bytes(source.read_bytes())
+    for source, name in ((model, 'mini.safetensors'), (RESULTS/'mini.json', 'mini.json')):
+        with whole_file(Path('plmsub/data')/name) as f: f.write_bytes(source.read_bytes())
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('what', choices=['corpus', 'train', 'score'])
+    parser.add_argument('what', choices=['corpus', 'train', 'score', 'ship'])
     parser.add_argument('data', type=Path, nargs='?', default=Path('../shared/data'))
     parser.add_argument('--steps', type=int, default=7000)
-    parser.add_argument('--ship', action='store_true')
     flags = parser.parse_args()
     if flags.what == 'corpus': corpus(flags.data)
     if flags.what == 'train': train(flags.steps)
-    if flags.what == 'score': score(flags.data, flags.ship)
+    if flags.what == 'score': score(flags.data)
+    if flags.what == 'ship': ship()

@@ -26,6 +26,8 @@ from plmsub.plots import plot_abilities, plot_leakage, plot_overlap, plot_perple
 from plmsub.pretrain import PretrainConfig, pretrain
 from plmsub.probes import (accuracy_along, attention_probe, checkpoint_models, contact_precision, contact_probe, cross_validated, folds,
                            over_folds, plot_accuracy, probe_baselines, secondary_probe, secondary_structure)
+from plmsub.released import convert_checkpoint, paper_jobs, paper_runs, write_results
+from plmsub.results import paper_results, result_tables
 from plmsub.splits import Split, clusters, leakage, relatives, split, split_from_lists
 from plmsub.structure import plot_structure, score_folder, score_pair, tm_score, view_structure
 from plmsub.subnetwork import Subnetwork, keep_both, keep_either, load_mask, load_subnetwork, save_mask

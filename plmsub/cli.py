@@ -604,13 +604,16 @@ def plmsub_demo(
     suppress:str='1', # category to forget; 1 is mainly alpha
     steps:int=TrainConfig.steps, # optimiser steps
     seed:int=0, # of everything
+    plm:str='toy', # model, as for plmsub_train; mini for real proteins
+    domains:str='toy', # CATH domain list (CLF 2.0), or toy
+    fasta:str='', # sequences of the domains
     device:str='cpu', # cpu, cuda or mps
 ):
     "Watch a small protein language model forget one structural class, in a few minutes"
-    print(f'A small model of toy proteins forgets category {suppress}. '
-          'First its mask is trained, then it is compared with controls.')
-    plmsub_train(suppress=suppress, out=out, steps=steps, split_seed=seed, seed=seed, device=device)
-    return plmsub_eval(run=out, seed=seed, device=device)
+    named = 'A small model of toy proteins' if plm == domains == 'toy' else f'The model {plm}'
+    print(f'{named} forgets category {suppress}. First its mask is trained, then it is compared with controls.')
+    plmsub_train(suppress=suppress, out=out, steps=steps, split_seed=seed, seed=seed, plm=plm, domains=domains, fasta=fasta, device=device)
+    return plmsub_eval(run=out, proteins=400, seed=seed, device=device)
 
 # %% ../nbs/70_cli.ipynb #e7b4798b
 @_command

@@ -878,7 +878,7 @@ def read_transformers(
     return Plm(settings, weights, name=folder.resolve().name)
 
 # %% ../nbs/20_plm.ipynb #efad00b8
-SHIPPED_MODELS = ('toy',) # safetensors in the package
+SHIPPED_MODELS = ('toy','mini') # safetensors in the package
 
 def released_models()->list[str]: # names, as fair-esm has them
     "The models that are found, or fetched, by name"

@@ -261,7 +261,8 @@ def test_no_registry_host_in_any_file():
     assert not found, found
 
 def test_no_large_file():
-    large = {place(p): p.stat().st_size for p in tracked() if p.stat().st_size > 5_000_000}
+    most = {'.safetensors': 8_000_000} # shipped models
+    large = {place(p): p.stat().st_size for p in tracked() if p.stat().st_size > most.get(p.suffix, 5_000_000)}
     assert not large, large
     assert sum(p.stat().st_size for p in (PACKAGE/'data').glob('*')) < 20_000_000
 

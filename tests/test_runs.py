@@ -38,9 +38,9 @@ def test_a_killed_run_ends_with_the_same_mask_and_log(tmp_path):
 
 def test_sigterm_leaves_a_checkpoint(tmp_path):
     process = start(tmp_path, 'plmsub_train', *SHORT, '--steps', '100000', '--checkpoint_every', '100000', '--out', 'run')
-    log = tmp_path/'run/split.json'
+    log = tmp_path/'run/log.jsonl'
     while not log.exists() and process.poll() is None: time.sleep(.05)
-    time.sleep(3)
+    time.sleep(3) # it trains
     process.terminate()
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and 'stopped by SIGTERM' in said and 'Traceback' not in said, said
