@@ -60,7 +60,7 @@ def random_batch(domains, category, config, k):
 
 def measure(plm, domains, category, pairs, folder):
     "Ratios and shares, a row a pair"
-    masked, clean = TrainConfig(steps=10_000), TrainConfig(steps=10_000, kl_inputs='clean')
+    masked, clean = (TrainConfig(steps=10_000, reading='sampled', kl_inputs=inputs) for inputs in ('masked', 'clean'))
     batches, teacher = CategoryBatches(domains, category, 16, 4), Teacher(plm, folder)
     state, rows = new_state(plm, masked), []
     def ours(config, k):
@@ -80,7 +80,7 @@ def measure(plm, domains, category, pairs, folder):
 
 def same_loss(plm, domains, category, folder):
     "Largest relative difference between the two loops' losses under equal noise"
-    config, state = TrainConfig(steps=100, kl_inputs='clean'), new_state(plm, TrainConfig())
+    config, state = TrainConfig(steps=100, reading='sampled', kl_inputs='clean'), new_state(plm, TrainConfig())
     batches, teacher = CategoryBatches(domains, category, 16, 4), Teacher(plm, folder)
     both = [(run_step(plm, state.mask, [batches[k]], teacher, config, k)['loss'].item(), released_loss(plm, state.mask, batches[k].to(plm.device), config, k)[0].item()) for k in range(3)]
     return max(abs(a - b)/abs(b) for a, b in both)

@@ -86,11 +86,12 @@ def corrupt(
     tokens:Tensor, # (...) int64
     chosen:Tensor, # (...) bool, the residues to corrupt
     generator:torch.Generator, # source of all randomness of this call
+    replacements:list|range|None=None, # tokens that a random replacement is drawn from; `None`: the 20 amino acids
 ) -> Tensor: # (...) int64, a corrupted copy
     "80 % of the chosen residues become the mask token, 10 % a random amino acid, 10 % stay (BERT)"
+    letters = torch.tensor(amino_acid_tokens() if replacements is None else [*replacements])
     draw = torch.rand(tokens.shape, generator=generator)
-    pick = torch.randint(20, tokens.shape, generator=generator)
-    random = torch.tensor(amino_acid_tokens())[pick]
+    random = letters[torch.randint(len(letters), tokens.shape, generator=generator)]
     corrupted = torch.where(chosen & (draw < .8), esm_alphabet().mask_idx, tokens)
     return torch.where(chosen & (draw >= .9), random, corrupted)
 

@@ -17,9 +17,10 @@ from fastcore.docments import docments
 from fastcore.script import Param, bool_arg, call_parse, is_cli
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from .cath import (domain_record, of_length, parse_category, read_cath_names, read_clf, read_domains,
+from .cath import (Protein, domain_record, of_length, parse_category, read_cath_names, read_clf, read_domains,
                          read_dssp_fasta, read_fasta)
 from .compare import abilities, compare, readable, readable_abilities
+from .coordinates import read_chain
 from .core import (ConfigError, DataError, PlmsubError, RunError, data_dir, open_text, package_file, progress, read_json,
                          whole_file, write_json)
 from .dssp import read_dssp_table, with_dssp
@@ -35,11 +36,11 @@ from .perplexity import mlm_perplexity, unigram_model
 from .plm import load_plm, save_plm
 from .plots import plot_perplexity, plot_selectivity, plot_training, plot_zeros
 from .pretrain import PretrainConfig, pretrain
-from .probes import secondary_structure
+from .probes import contact_precision, cross_validated, secondary_structure
 from .released import made_up_results, paper_jobs, perplexity_rows, results_folder, run_row, write_results
 from .results import own_runs, paper_results, result_tables
 from .splits import PARTS, leakage, leakage_line, read_split, split
-from .structure import score_folder, score_pair
+from .structure import contact_map, score_folder, score_pair, structure_files
 from .subnetwork import Subnetwork, load_subnetwork
 from .sweep import parse_layers, prepare, prices, read_jobs, submit, sweep, write_jobs
 from .teacher import Teacher
@@ -718,19 +719,25 @@ def _localisation(models, parts, flags):
     if any('fold' not in p.labels for p in proteins): proteins = identity_folds(proteins, seed=flags['seed'])
     return cross_validate(models, proteins, config=TuneConfig(tune=flags['tune'], seed=flags['seed']))
 
+def _contacts(models, parts, flags): # five folds; like proteins stay together
+    chains = {id: read_chain(file) for id, file in structure_files(flags['data']).items()}
+    proteins = identity_folds([Protein(id, c.sequence) for id, c in chains.items()], seed=flags['seed'])
+    maps = {id: contact_map(c) for id, c in chains.items()}
+    return cross_validated(contact_precision, models, proteins, 'cluster', seed=flags['seed'], contacts=maps, probe=flags['contacts'])
+
 _TASKS = { # name -> what it needs (proteins in two parts, or a file), and a function of models, parts and flags
     'secondary': ('proteins', lambda m, p, f: secondary_structure(m, p.train, p.test, layer=f['layer'], seed=f['seed'])),
     'homology': ('proteins', lambda m, p, f: homology(m, p.test, layer=f['layer'])),
     'properties': ('proteins', lambda m, p, f: lasso_proteins(m, p.test, layer=f['layer'], seed=f['seed'])),
-    'mutations': ('data', _mutations), 'localisation': ('data', _localisation)}
+    'contacts': ('data', _contacts), 'mutations': ('data', _mutations), 'localisation': ('data', _localisation)}
 
 # %% ../nbs/70_cli.ipynb #9311069f
 @_command
 def plmsub_probe(
-    task:str, # secondary, homology, properties, mutations or localisation
+    task:str, # secondary, contacts, homology, properties, mutations or localisation
     run:str='', # folder of a finished run that plmsub_train made
     plm:str='', # without a run: the model to ask
-    data:str='', # mutations: table of variants, or a folder of them; localisation: FASTA file
+    data:str='', # contacts: folder of structures; mutations: table of variants, or a folder of them; localisation: FASTA file
     labels:str='', # localisation: table of id and location, where the headers do not say
     domains:str='toy', # without a run: CATH domain list (CLF), or the toy proteome
     fasta:str='', # without a run: sequences of the domains
@@ -738,6 +745,7 @@ def plmsub_probe(
     dash:str='', # what - means in DSSP strings, as for plmsub_train
     dssp_by:str='', # program for coordinates, as for plmsub_train
     layer:int=None, # layer of the representations; by default the last
+    contacts:str='attention', # what they are read from: attention, or projections of the representations
     tune:str='head', # localisation: what is trained: head, lora or full
     draws:int=2, # draws of the random controls
     seed:int=0, # of splits, draws and probes
@@ -758,7 +766,7 @@ def plmsub_probe(
     print((shown[['id', 'model', 'method', 'value', 'low', 'high', 'n']].round(3) if task == 'mutations' else readable_abilities(shown)).to_string())
     return rows
 
-# %% ../nbs/70_cli.ipynb #445f0413
+# %% ../nbs/70_cli.ipynb #5279f5dd
 @_command
 def plmsub_embed(
     fasta:str, # FASTA file of the proteins
@@ -784,7 +792,7 @@ def plmsub_embed(
     print(f'{len(found):,} proteins in {out}: layers {repr_layers}, {include}')
     return found
 
-# %% ../nbs/70_cli.ipynb #5279f5dd
+# %% ../nbs/70_cli.ipynb #c29cc946
 def _domains_of(folder, flags): # `None`: those that belong to a released folder
     "The domains that the flags name, or else those of the runs"
     if flags['domains']: return _read(flags) if flags['fasta'] or flags['domains'] == 'toy' else [*read_clf(flags['domains']).values()]
@@ -828,7 +836,7 @@ def plmsub_figures(
     print(out or Path(folder)/'figures')
     return done
 
-# %% ../nbs/70_cli.ipynb #611a4266
+# %% ../nbs/70_cli.ipynb #cbd6790e
 @_command
 def plmsub_pretrain(
     sequences:str='toy', # FASTA file, or toy for a corpus drawn from the toy families
@@ -861,14 +869,14 @@ def plmsub_pretrain(
     print(f'{model}\n{save_plm(model, Path(out)/f"{name}.safetensors")} (half precision)')
     return model
 
-# %% ../nbs/70_cli.ipynb #267d4228
+# %% ../nbs/70_cli.ipynb #0ce6d802
 def _held_out(corpus, share): # every n-th sequence
     "The sequences to train on, and those to watch the loss on"
     if not 0 < share < .5: raise ConfigError('the share held out lies between 0 and one half', text=share)
     every = round(1/share)
     return [s for i, s in enumerate(corpus) if i % every], corpus[::every]
 
-# %% ../nbs/70_cli.ipynb #553a6d2e
+# %% ../nbs/70_cli.ipynb #871c08ca
 COMMANDS = (plmsub_demo, plmsub_data, plmsub_domain, plmsub_pretrain, plmsub_train, plmsub_eval, plmsub_sweep, plmsub_export,
             plmsub_fold, plmsub_tm, plmsub_probe, plmsub_embed, plmsub_figures)
 

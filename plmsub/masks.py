@@ -140,9 +140,11 @@ def gather(self:WeightMask,
 
 # %% ../nbs/30_masks.ipynb #3a4a8914
 @patch
-def soft(self:WeightMask) -> dict[str, Tensor]: # canonical name -> (out, in), in (0, 1)
-    "Sigmoid of the logits"
-    return self.spread(self.logits.sigmoid())
+def soft(self:WeightMask,
+    temperature:float=1., # T > 0
+) -> dict[str, Tensor]: # canonical name -> (out, in), in (0, 1), with a gradient to the logits
+    "Sigmoid of the logits, sharpened by a temperature"
+    return self.spread((self.logits/temperature).sigmoid())
 
 # %% ../nbs/30_masks.ipynb #74126e14
 class StraightThrough(torch.autograd.Function):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 import numpy as np, torch
 from torch import Tensor
-from .batches import Batch, esm_alphabet, make_batch
+from .batches import Batch, corrupt, esm_alphabet, make_batch
 from .cath import Category, Domain
 from .core import ConfigError, generator, numpy_rng
 from .masks import HardMask, keep_probability
@@ -65,7 +65,7 @@ def released_config(
     if n_train < 64: raise ConfigError('a step of the release takes 64 proteins', text=n_train)
     layers = list(range(n_layers)) if r.every_layer else released_layers(n_layers)
     return replace(TrainConfig(
-        steps=steps, batch_size=16, accumulate=4, suppressed=4, layers=layers, keep=.96,
+        steps=steps, batch_size=16, accumulate=4, suppressed=4, layers=layers, reading='sampled', keep=.96,
         temperature_start=r.temperature, temperature_end=.01, threshold=r.threshold,
         suppress_weight=r.suppress, maintain_weight=r.maintain, mlm_weight=r.mlm, kl_inputs='clean',
         double_softmax=True, lr=.1, warm_up=1/125, start_div=1., lr_steps=r.epochs*epoch,
@@ -176,10 +176,7 @@ def released_corrupt(
     generator:torch.Generator, # source of all randomness of this call
 ) -> Tensor: # (...) int64, a corrupted copy
     "As `corrupt`, but a random replacement is any token, special ones included"
-    draw = torch.rand(tokens.shape, generator=generator)
-    random = torch.randint(len(esm_alphabet()), tokens.shape, generator=generator)
-    corrupted = torch.where(chosen & (draw < .8), esm_alphabet().mask_idx, tokens)
-    return torch.where(chosen & (draw >= .9), random, corrupted)
+    return corrupt(tokens, chosen, generator, range(len(esm_alphabet())))
 
 def released_batch(
     domains:list[Domain], # B proteins

@@ -16,7 +16,7 @@ from .dssp import assign_dssp
 from .released import (perplexity_rows, read_perplexity, read_run_config, read_runs, read_splits, read_structure,
                              read_suppressed, results_folder, run_folder, run_row)
 from .splits import PARTS
-from .structure import _files, plddt, score_folder
+from .structure import plddt, score_folder, structure_files
 from .train import Run, _settings
 
 # %% ../nbs/59_results.ipynb #a3f23abc
@@ -120,7 +120,7 @@ def _examples(folders, runs, codes, natives, wanted, full): # codes: id -> CATH 
     "Domain id -> its native structure, the full model's prediction, and that of the run on its class"
     of_class, found = {r.target: r.run for r in runs.itertuples() if r.level == 'class'}, {}
     def file(run, id): return next((f for p in folders.get(run, ()) if (f := p/f'{id}.pdb').is_file()), None)
-    natives = _files(natives)
+    natives = structure_files(natives)
     ids = wanted or [i for i in PAPER_EXAMPLES if i in natives]
     for id in ids or sorted(natives):
         run = of_class.get(str(codes.get(id, '')).split('.')[0])
@@ -234,7 +234,7 @@ def _own(folder, domains, natives, kind, left, absent):
     "Tables of a folder of one's own runs, and run -> folders of structures"
     places = own_runs(folder)
     if not domains: raise ConfigError('the domains of the runs are not known', text=str(folder), do='Give them')
-    by_id, natives = {d.id: d for d in domains}, _files(natives) if natives else {}
+    by_id, natives = {d.id: d for d in domains}, structure_files(natives) if natives else {}
     rows, train, inside, losses, scores, folders = [], [], [], [], [], {'': []}
     for place in progress(places, desc='runs'):
         try: row, trained, suppressed = _own_row(place, by_id, kind)

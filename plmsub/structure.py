@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LDDT_RADIUS_A', 'LDDT_LIMITS_A', 'BANDS', 'shared_residues', 'rmsd', 'lddt', 'tm_score', 'superposed', 'plddt',
-           'ss_agreement', 'read_beta', 'virtual_beta', 'contact_map', 'score_pair', 'score_folder', 'plot_structure',
-           'view_structure']
+           'ss_agreement', 'read_beta', 'virtual_beta', 'contact_map', 'score_pair', 'structure_files', 'score_folder',
+           'plot_structure', 'view_structure']
 
 # %% ../nbs/51_structure.ipynb #7cd49ec5
 import json,math,os,queue,signal,subprocess,sys,threading
@@ -324,26 +324,24 @@ def _answer(worker, job, timeout):
     return dict(error=f'its process ended with code {code}')
 
 # %% ../nbs/51_structure.ipynb #8bdf446f
-def _work(todo, answers, workers, over, code, timeout):
+def _work(waiting, answers, workers, over, code, timeout):
     "One thread: ask one process after another until nothing is left to do"
     worker,i = None,None
     try:
         while True:
-            i,job = todo.get_nowait()
+            i,job = waiting.get_nowait()
             if worker is None or worker.poll() is not None: worker = _start(code, workers, over)
             answers.put((i, _answer(worker, job, timeout)))
     except queue.Empty: pass
     except Exception as e: answers.put((i, e))
     if worker:
-        with suppress(OSError): worker.stdin.close()
-        worker.wait()
-        worker.stdout.close()
+        with suppress(OSError), worker: pass # closes its pipes and waits for its end
 
 def _in_processes(code, jobs, processes, timeout):
     "Number and result of every job, in the order in which they come"
-    todo,answers,workers,over = queue.SimpleQueue(),queue.SimpleQueue(),[],threading.Event()
-    for job in enumerate(jobs): todo.put(job)
-    args = (todo, answers, workers, over, code, timeout)
+    waiting,answers,workers,over = queue.SimpleQueue(),queue.SimpleQueue(),[],threading.Event()
+    for job in enumerate(jobs): waiting.put(job)
+    args = (waiting, answers, workers, over, code, timeout)
     n = min(processes, len(jobs))
     threads = [threading.Thread(target=_work, args=args, daemon=True) for _ in range(n)]
     for thread in threads: thread.start()
@@ -355,14 +353,18 @@ def _in_processes(code, jobs, processes, timeout):
     finally:
         over.set()
         with suppress(queue.Empty):
-            while True: todo.get_nowait()
+            while True: waiting.get_nowait()
         for worker in workers: worker.kill()
         for thread in threads: thread.join(10)
+        for worker in workers:
+            with suppress(OSError), worker: pass # closes its pipes
 
 # %% ../nbs/51_structure.ipynb #4721d8e2
 _ENDINGS = {'.pdb', '.ent', '.cif', '.mmcif', ''}
 
-def _files(source):
+def structure_files(
+    source, # folder, file, or id -> file
+)->dict: # raises `DataError` where there is none, or two of a name
     "Id -> file of what may be a structure"
     if hasattr(source, 'items'): return {str(id): str(file) for id,file in source.items()}
     source,found = Path(source),{}
@@ -415,7 +417,7 @@ def score_folder(
     settings = dict(by=by, highest=highest, same_sequence=same_sequence)
     _check(processes, timeout, **settings)
     alone = not hasattr(natives, 'items') and Path(natives).is_file()
-    models,natives = _files(models),_files(natives)
+    models,natives = structure_files(models),structure_files(natives)
     native_of = {id: next(iter(natives.values())) if alone else natives.get(id) for id in models}
     if not any(native_of.values()):
         raise DataError('no model has a native of the same name', text=', '.join(models),

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 from Bio.SeqUtils.ProtParam import ProteinAnalysis
-from scipy.stats import norm,t
 from .batches import amino_acid_tokens,encode,esm_alphabet
 from .cath import STATES,Protein,node,note_error,states_of,unique_id
 from .core import (AMINO_ACIDS,OTHER_RESIDUES,ConfigError,DataError,ModelError,numbered_lines,numpy_rng,
                          progress,seed_of)
 from .embed import compressed_embeddings,model_draws
+from .intervals import intervals
 from .plm import Plm
 from .subnetwork import Subnetwork
 
@@ -373,11 +373,6 @@ def _mean_rho(x, y, counts, fold):
     n = np.where(np.isnan(rho), 0, n)
     return np.divide((np.nan_to_num(rho)*n).sum(0), n.sum(0), out=np.full(len(counts), np.nan), where=n.sum(0) > 0)
 
-def _interval(values, n_groups):
-    "Expanded percentile interval of 95 %"
-    values,tail = values[~np.isnan(values)],norm.cdf(t.ppf(.025, max(1, n_groups - 1)))
-    return tuple(np.quantile(values, (tail, 1 - tail))) if len(values) else (math.nan, math.nan)
-
 def spearman(
     scores:pd.DataFrame, # row per variant × model × method, from `zero_shot`, `supervised`, `lasso_variants`, ...
     full:str='full', # name of the model from which differences are taken, where the table has it
@@ -392,11 +387,11 @@ def spearman(
         rhos = _of_models(ours, key[0], n_boot, seed)
         for model,(value,drawn,n,n_positions) in rhos.items():
             if math.isnan(value): continue
-            low,high = _interval(drawn, n_positions)
+            (low,high), = intervals(drawn[:,None], n_positions)
             row = dict(task='mutations', metric='Spearman', model=model, id=key[0], code='', value=value, n=n)
             row |= dict(low=low, high=high)
             if full in rhos and model != full:
-                change_low,change_high = _interval(drawn - rhos[full][1], n_positions)
+                (change_low,change_high), = intervals((drawn - rhos[full][1])[:,None], n_positions)
                 row |= dict(change=value - rhos[full][0], change_low=change_low, change_high=change_high)
             rows.append(row | dict(zip(keys[1:], key[1:])))
     return pd.DataFrame(rows)

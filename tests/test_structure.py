@@ -1,5 +1,5 @@
 "Comparison of structures: real files, both formats, damaged models, and processes that die or do not come back"
-import gzip, os, sys
+import gc, gzip, os, sys
 from dataclasses import replace
 
 import numpy as np
@@ -97,6 +97,7 @@ def test_a_batch_that_is_given_up_leaves_no_process():
 def test_damaged_models_are_refused_by_name_or_scored(tmp_path, name, data):
     content = pdb_text(replace(CHAIN, b_factors=np.full(9, 80.))).encode() if data == 'pdb' else MMCIF.encode()
     scored, refused = [], []
+    gc.collect() # what earlier tests left behind speaks up here, not below
 
     @hypothesis.settings(max_examples=150, database=None, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(mutants({name: content}))
