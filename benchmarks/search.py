@@ -3,14 +3,15 @@
     python benchmarks/search.py toy                      # class 1 and helix residues of the toy proteome: about 20 minutes on one core
     python benchmarks/search.py mini ../shared/data      # class 2 of CATH S20 and the model mini: about 10 minutes
 
-Every row is a run of 160 steps; the mask is the most selective one within the limit on damage, so settings are compared at like damage.
-The test part is not used. Runs lie in runs/search, so that a search that was stopped goes on."""
+Every run takes 160 steps. Of the looks at valid along it the one with the largest S counts whose damage is within a limit, so that settings are
+compared at like damage; there is a row for each limit. The test part is not used. Runs lie in runs/search, so that a search that was stopped goes on."""
 import argparse
 from dataclasses import replace
 from pathlib import Path
 import pandas as pd
 from plmsub.all import *
 from plmsub.core import provenance, whole_file, write_json
+from plmsub.train import rank
 
 RUNS, RESULTS = Path('runs/search'), Path('nbs/results')
 ALL_SIX = ('query', 'key', 'value', 'output', 'up', 'down')
@@ -19,6 +20,7 @@ CHANGES = [('default', {})] + [(name, {name: value}) for name, values in dict(
     suppressed=(8,), layers=(.5,), granularity=('neuron', 'head'), projections=(('value', 'output'), ('query', 'key'), ALL_SIX)).items() for value in values]
 CHANGES += [('temperature', dict(temperature_start=a, temperature_end=b)) for a, b in ((3.2, .01), (1., 1.))]
 CHANGES += [('the paper, all at once', dict(reading='sampled', keep=.96, temperature_start=3.2, temperature_end=.01, threshold=.4, maintain_weight=7., kl_inputs='clean', lr=.1, layers=.8))]
+LIMITS = (.05, .15) # on D, nats
 SEVERAL_SEEDS = ('default', 'reading', 'the paper, all at once') # the others have one; on mini only these are run
 
 def worlds(which, data):
@@ -28,7 +30,7 @@ def worlds(which, data):
     return of_length(read_domains(cath/'cath-domain-list-S20-v4_3_0.txt', cath/'cath-dataset-nonredundant-S20-v4_3_0.fa')), [cath_category('2')], (0,)
 
 def search(which, data):
-    "One row per setting, target and seed"
+    "One row per setting, target, seed and limit"
     plm, (domains, targets, seeds), rows = load_plm(which), worlds(which, data), []
     for seed in seeds:
         for target in targets:
@@ -38,8 +40,10 @@ def search(which, data):
                 value = ' to '.join(map(str, change.values())) if name == 'temperature' else str(*change.values()) if len(change) == 1 else ''
                 folder = RUNS/which/'-'.join([target.name, str(seed), name, value]).replace(' ', '_').replace('/', '')
                 run = fit(plm, parts, target, replace(TrainConfig(steps=160, valid_every=20, seed=seed), **change), folder)
-                rows.append(dict(setting=name, value=value, target=target.name, seed=seed, **run.scores))
-                print(rows[-1], flush=True)
+                looks = run.log.dropna(subset='valid_S')[['step', 'valid_S', 'valid_D', 'sparsity']].to_dict('records')
+                for limit in LIMITS:
+                    rows.append(dict(setting=name, value=value, target=target.name, seed=seed, limit_nats=limit, **max(looks, key=lambda look: rank(look, limit))))
+                    print(rows[-1], flush=True)
                 with whole_file(RESULTS/f'search_{which}.csv') as f: pd.DataFrame(rows).to_csv(f, index=False, float_format='%.4g')
     write_json(RESULTS/f'search_{which}.json', provenance('cpu', command=f'python benchmarks/search.py {which}', seeds=len(seeds), model=plm.fingerprint))
 

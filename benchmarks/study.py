@@ -31,7 +31,7 @@ CLASSES = [t for t, level in LEVEL.items() if level == 'class']
 DAMAGES = (.02, .05) # nats, at which methods are held against each other
 PROTEOMES = ('UP000000625_83333.fasta', 'UP000002311_559292.fasta') # E. coli, yeast
 N_SEARCHED, N_OUTSIDE = 2000, 128 # of their proteins, how many are searched, and how many without likeness to CATH are scored
-N_TEST, N_ALONG = 384, 192 # test proteins for the result, and for each look along a run; half of them suppressed where there are enough
+N_CLASS, N_TEST, N_ALONG = 1000, 384, 192 # test proteins for the result (of classes, of others), and for each look along a run; half of them suppressed where there are enough
 
 def jobs():
     "The table: every target three times; the classes also with shuffled labels and with the release's settings, which see as many residues in a quarter of the steps"
@@ -76,7 +76,7 @@ def measured(data, domains, job):
     "What is done with a finished run: the losses of its subnetwork and its controls on test"
     def measure(run, asked):
         target = target_of(asked, job, domains)
-        some, plm = tests(asked, target, N_TEST), run.subnetwork.plm
+        some, plm = tests(asked, target, N_CLASS if job.suppress in CLASSES else N_TEST), run.subnetwork.plm
         if job.kind == 'trained': table, _ = evaluate(run, some, asked.parts.train, passes=1, draws=1)
         else: table = mlm_perplexity({'full': plm, job.kind: run.subnetwork}, some, passes=1)
         write(table, run.folder/'test.csv.gz')
@@ -192,7 +192,7 @@ def report(data, plm, rows):
     for name, table in tables.items():
         with whole_file(RESULTS/f'{name}.csv') as f: table.to_csv(f, index=False, float_format='%.5g')
         print(f'{name}: {len(table)} rows, {(RESULTS/f"{name}.csv").stat().st_size/1e3:.0f} KB')
-    about = dict(command='python benchmarks/study.py report', runs=len(done), model=plm.name, fingerprint=plm.fingerprint, test_proteins=N_TEST, along_proteins=N_ALONG, seeds=3, split_seed=0)
+    about = dict(command='python benchmarks/study.py report', runs=len(done), model=plm.name, fingerprint=plm.fingerprint, test_proteins=N_TEST, test_proteins_of_classes=N_CLASS, along_proteins=N_ALONG, split_seed=0)
     write_json(RESULTS/'study.json', provenance('cpu', **about))
 
 if __name__ == '__main__':

@@ -614,7 +614,8 @@ def plmsub_demo(
     named = 'A small model of toy proteins' if plm == domains == 'toy' else f'The model {plm}'
     print(f'{named} forgets category {suppress}. First its mask is trained, then it is compared with controls.')
     plmsub_train(suppress=suppress, out=out, steps=steps, split_seed=seed, seed=seed, plm=plm, domains=domains, fasta=fasta, device=device)
-    return plmsub_eval(run=out, proteins=400, seed=seed, device=device)
+    less = {} if plm == 'toy' else dict(passes=1, draws=2) # a larger model takes its time
+    return plmsub_eval(run=out, proteins=400, seed=seed, device=device, **less)
 
 # %% ../nbs/70_cli.ipynb #e7b4798b
 @_command
