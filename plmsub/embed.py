@@ -319,7 +319,7 @@ def embed_proteins(
 # %% ../nbs/22_embed.ipynb #5572abd2
 def _write_shards(model, proteins, folder, shard_residues, form, reading):
     "The index, then the shards that are missing"
-    for half_written in folder.glob('.*.safetensors'): half_written.unlink()
+    for half_written in (*folder.glob('.*.safetensors'), *folder.glob('.tmp*')): half_written.unlink() # .tmp…: of safetensors
     size, every = form['dtype'].itemsize*len(form['layers'])*form['width'], 'per_tok' in form['include']
     index = _plan(proteins, size*(len(form['include']) - every), size*every, shard_residues)
     with whole_file(folder/'index.csv') as f: index.to_csv(f, index=False)
@@ -404,7 +404,7 @@ def matrix(self:Embeddings,
         with _opened(file) as stored: parts.append(stored.get_tensor(name))
     return torch.cat(parts).float().numpy()
 
-# %% ../nbs/22_embed.ipynb #6a984f10
+# %% ../nbs/22_embed.ipynb #09f75080
 CHEMISTRY = dict(negative='DE', positive='HKR', aromatic='FWY', hydrophobic='AILMV', polar='NQST',
                  special='CGP')
 
@@ -424,7 +424,7 @@ def amino_acid_map(
     table = pd.DataFrame(dict(residue=list(AMINO_ACIDS), x=x, y=y))
     return table.assign(chemistry=table.residue.map(chemistry))
 
-# %% ../nbs/22_embed.ipynb #b56b375a
+# %% ../nbs/22_embed.ipynb #457f658c
 def plot_amino_acids(
     table:pd.DataFrame, # from `amino_acid_map`
     ax=None, # where to draw; `None` makes a figure of 4 × 3 inches

@@ -650,19 +650,19 @@ def lasso_variants(
     for assay,scan in _measured(scans).items():
         fold = _variant_folds(scan, by, folds, seed)
         variants = [Protein(m, s) for m,s in zip(scan.mutant, scan.sequence)]
-        for name,model in _by_draw(models).items():
+        for label,(name,draw,model) in zip(_by_draw(models), model_draws(models)):
             X = compressed_embeddings(model, variants, method, layer, **kwargs)
             table,predicted = lasso(X, scan.target, fold)
-            rows.append(_tidy(table, f'mutations of {assay} by lasso', name))
+            rows.append(_tidy(table, f'mutations of {assay} by lasso', name, draw))
             columns = scan[['mutant', 'positions', 'substitutions', 'target']]
-            frames.append(columns.assign(assay=assay, model=name, method='lasso', score=predicted, fold=fold))
+            frames.append(columns.assign(assay=assay, model=label, method='lasso', score=predicted, fold=fold))
     if not frames: raise ConfigError('nothing to do', do='Give at least one model and one assay')
     return pd.concat(rows, ignore_index=True),pd.concat(frames, ignore_index=True)
 
-def _tidy(table, task, model):
+def _tidy(table, task, model, draw):
     "Rows of `lasso` as those of other tasks: one per fold × metric"
-    rows = table.assign(task=task, model=model, id=[f'fold {k}' for k in table.fold], code='')
-    return rows[['task', 'metric', 'model', 'id', 'code', 'value', 'n']]
+    rows = table.assign(task=task, model=model, draw=draw, id=[f'fold {k}' for k in table.fold], code='')
+    return rows[['task', 'metric', 'model', 'draw', 'id', 'code', 'value', 'n']]
 
 # %% ../nbs/55_variants.ipynb #17331dbe
 def protein_targets(
@@ -706,13 +706,13 @@ def lasso_proteins(
     if len(set(ids)) < len(ids) or sorted(ids) != sorted(targets.index):
         raise DataError('targets need one row for each protein', do='Ids are unique, and those of the proteins')
     targets,rows = targets.loc[ids],[]
-    for name,model in _by_draw(models).items():
+    for name,draw,model in model_draws(models):
         X = compressed_embeddings(model, proteins, method, layer, **kwargs)
         for target in targets:
             y = targets[target].to_numpy(float)
             known = ~np.isnan(y)
             if not known.any(): continue
             table,_ = lasso(X[known], y[known], group_folds(groups[known], folds, seed))
-            rows.append(_tidy(table, f'{target} by lasso', name))
+            rows.append(_tidy(table, f'{target} by lasso', name, draw))
     if not rows: raise ConfigError('nothing to do', do='Give at least one model, and targets with values')
     return pd.concat(rows, ignore_index=True)

@@ -6,6 +6,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOWHERE = 'http://127.0.0.1:9' # the discard port: what a child process asks of the network fails at once
+os.environ.setdefault('OMP_NUM_THREADS', '1') # small models are fastest on one thread, and the workers share the cores
 os.environ.update(PLMSUB_QUIET='1', MPLBACKEND='Agg', CUDA_VISIBLE_DEVICES='', HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1',
     http_proxy=NOWHERE, https_proxy=NOWHERE, HTTP_PROXY=NOWHERE, HTTPS_PROXY=NOWHERE, no_proxy='localhost,127.0.0.1,::1', NO_PROXY='localhost,127.0.0.1,::1')
 _data = tempfile.TemporaryDirectory(prefix='plmsub-tests-')

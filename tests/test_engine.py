@@ -33,7 +33,7 @@ def test_killed_at_random_and_inside_checkpoints(tmp_path):
     sys.path.insert(0, str(Path(__file__).parent))
     from kill import trials
     found = list(trials(4, 2, 0, tmp_path))
-    assert all(same for _, same in found) and sum(caught for caught, _ in found) >= 2
+    assert [unlike for _, unlike in found] == [[]]*4 and sum(caught for caught, _ in found) >= 2
 
 @pytest.mark.parametrize('damage', [lambda b: b[:len(b)//2], lambda b: b'', lambda b: b[:-5] + bytes([b[-5] ^ 4]) + b[-4:]], ids=['cut', 'empty', 'flipped bit'])
 def test_a_damaged_checkpoint_is_passed_over(world, undisturbed, tmp_path, damage):
