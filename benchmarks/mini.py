@@ -15,6 +15,7 @@ from plmsub.baselines import READINGS, composition_model, ece, ngram_losses, ngr
 from plmsub.cath import Protein, of_length, read_domains
 from plmsub.core import numpy_rng, provenance, read_json, read_log, sha256_file, whole_file, write_json
 from plmsub.headers import read_proteins
+from plmsub.intervals import intervals, resampled_means
 from plmsub.perplexity import mlm_perplexity
 from plmsub.plm import load_plm
 from plmsub.pretrain import read_sequences
@@ -100,25 +101,20 @@ def compared(data):
             print(tables[-1].model[0], 'alpha', alpha, flush=True)
     return pd.concat(tables, ignore_index=True)
 
-def intervals(table, n_boot=2000):
-    "Perplexity and its ratio to that of mini, with intervals that draw superfamilies again"
+def compared_with_mini(table, n_boot=2000):
+    "Perplexity and mini's divided by it, with intervals that draw superfamilies again"
     wide = table.groupby(['id', 'code', 'model'], sort=False).nll_nats.mean().unstack('model')
-    family, rng = wide.reset_index().groupby('code').ngroup().to_numpy(), numpy_rng(0, 'superfamilies')
-    sums = np.zeros((family.max() + 1, wide.shape[1] + 1))
-    np.add.at(sums, family, np.column_stack([wide.to_numpy(), np.ones(len(wide))]))
-    drawn = rng.multinomial(len(sums), np.full(len(sums), 1/len(sums)), n_boot) @ sums
-    means = drawn[:, :-1]/drawn[:, -1:]
-    rows, mine = [], list(wide).index('mini')
-    for k, model in enumerate(wide):
-        low, high = np.quantile(np.exp(means[:, k]), (.025, .975))
-        ratio = np.quantile(np.exp(means[:, mine] - means[:, k]), (.025, .975))
-        mean = wide.mean()
-        rows.append(dict(model=model, perplexity=np.exp(mean.iloc[k]), low=low, high=high, mini_over_it=np.exp(mean['mini'] - mean.iloc[k]), ratio_low=ratio[0], ratio_high=ratio[1]))
-    return pd.DataFrame(rows).merge(ece(table)[['model', 'ece']], on='model').sort_values('perplexity', ignore_index=True)
+    families, mean = wide.index.get_level_values('code').to_numpy(), wide.mean()
+    drawn = resampled_means(wide.to_numpy(), families, n_boot, numpy_rng(0, 'superfamilies'))
+    mine, n = drawn[:, [list(wide).index('mini')]], len(set(families))
+    bounds = [pd.DataFrame(np.exp(intervals(values, n)), columns=names) for values, names in ((drawn, ['low', 'high']), (mine - drawn, ['ratio_low', 'ratio_high']))]
+    rows = pd.concat([pd.DataFrame(dict(model=mean.index, perplexity=np.exp(mean.to_numpy()), mini_over_it=np.exp(mean['mini'] - mean.to_numpy()))), *bounds], axis=1)
+    columns = ['model', 'perplexity', 'low', 'high', 'mini_over_it', 'ratio_low', 'ratio_high']
+    return rows[columns].merge(ece(table)[['model', 'ece']], on='model').sort_values('perplexity', ignore_index=True)
 
 def score(data):
     "The table of perplexities"
-    table = intervals(compared(data))
+    table = compared_with_mini(compared(data))
     print(table.round(3).to_string())
     with whole_file(RESULTS/'perplexity.csv') as f: table.to_csv(f, index=False, float_format='%.5g')
 
