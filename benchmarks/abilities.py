@@ -3,7 +3,7 @@
     python benchmarks/abilities.py ../shared/data [--only secondary homology]
 
 The run is the study's first of class 1 (`python benchmarks/study.py run`, row 1). Probes are fitted on its training part and read on its test part. Tables of
-rows and of abilities go to nbs/results/abilities."""
+abilities, and of what the hold-outs share with what is fitted, go to nbs/results/abilities."""
 import argparse
 from pathlib import Path
 import pandas as pd
@@ -14,6 +14,7 @@ from study import RUNS, TABLE, job_folder, prepare, proteins
 
 RESULTS, SEED, DRAWS = Path('nbs/results/abilities'), 0, 2
 N_TEST = 1200 # proteins of the test part at most
+PROPERTIES = ['fraction helix', 'fraction strand', 'hydrophobicity', 'isoelectric_point_pH'] # that a lasso reads from mean embeddings
 
 def chains(data, domains):
     "Real chains with backbone coordinates, under the CATH code of their domain; and their contact maps"
@@ -22,26 +23,47 @@ def chains(data, domains):
     read = {r.cath_domain: read_chain(next(folder.glob(f'{r.chain}*'))) for r in listed.itertuples() if r.cath_domain in codes}
     return [Domain(id, c.sequence, code=codes[id]) for id, c in read.items()], {id: contact_map(c) for id, c in read.items()}
 
+def localisation(data):
+    "The 490 proteins with their places, in folds by clusters of 30 % identity"
+    folder = data/'localisation'
+    return identity_folds(read_localisation(folder/'la_query_setHARD.fasta', folder/'la_query_setHARD_labels.txt'))
+
 def tasks(models, parts, data, domains):
     "Name -> a function that gives the rows of a task"
     known = lambda part: [d for d in part if d.dssp]
     test = parts.test[:N_TEST]
+    able = {k: m for k, m in models.items() if k != 'one-hot'} # what has attention and logits
     def contacts():
         some, maps = chains(data, domains)
-        return cross_validated(contact_precision, models, some, 'superfamily', contacts=maps, probe='attention')
-    def localisation():
-        folder = data/'localisation'
-        found = identity_folds(read_localisation(folder/'la_query_setHARD.fasta', folder/'la_query_setHARD_labels.txt'))
-        return cross_validate(models, found, config=TuneConfig(tune='head'))
-    return {'secondary': lambda: secondary_structure(models, known(parts.train), known(parts.test), seed=SEED),
-            'secondary, probe of the full model': lambda: secondary_structure(models, known(parts.train), known(parts.test), fitted_on='full', seed=SEED).assign(task='the same, probe of the full model'),
-            'homology': lambda: homology(models, test), 'contacts': contacts, 'localisation': localisation,
-            'properties': lambda: lasso_proteins(models, test[::4], protein_targets(test[::4])[['fraction helix', 'fraction strand', 'hydrophobicity', 'isoelectric_point_pH']])}
+        return cross_validated(contact_precision, able, some, 'superfamily', contacts=maps, probe='attention')
+    def states(fitted_on=None, hidden=False):
+        asked = {k: m for k, m in models.items() if fitted_on is None or k not in ('random weights', 'one-hot')}
+        return secondary_structure(asked, known(parts.train), known(parts.test)[::1 + hidden], fitted_on=fitted_on, hidden=hidden, seed=SEED)
+    return {'secondary': states,
+            'secondary_same': lambda: states('full').assign(task='the same, probe of the full model'),
+            'secondary_hidden': lambda: states('full', True).assign(task='the same, of hidden residues'),
+            'homology': lambda: homology(models, test), 'contacts': contacts, 'mutations': lambda: mutations(able, data),
+            'localisation': lambda: cross_validate(models, localisation(data), config=TuneConfig(tune='head')),
+            'properties': lambda: lasso_proteins(models, test[::4], protein_targets(test[::4])[PROPERTIES])}
+
+def hold_outs(parts, data, domains):
+    "What the test parts of the tasks share with what their probes and heads were fitted on"
+    def summed(name, splits):
+        table = pd.concat([leakage(p)[0] for p in splits]).query("part == 'test'")
+        sums = table.groupby('shared', sort=False)[['proteins', 'measured', 'seen']].sum().reset_index()
+        return sums.assign(task=name, fraction_seen=sums.seen/sums.measured)
+    located = localisation(data)
+    of = lambda k: Split([p for p in located if p.labels['fold'] != k], [], [p for p in located if p.labels['fold'] == k], 'lists')
+    fits = {'secondary structure': [parts], 'contacts': folds(chains(data, domains)[0]), 'localisation': [of(k) for k in range(5)]}
+    table = pd.concat([summed(name, splits) for name, splits in fits.items()])
+    return table[['task', 'shared', 'proteins', 'measured', 'seen', 'fraction_seen']]
 
 def mutations(models, data):
-    "Spearman of every assay"
+    "Spearman's correlation of masked marginals and measured effects, a row for each assay"
     scans = {f.stem.removesuffix('_metadata'): read_variants(f) for f in sorted((data/'dms').glob('*_metadata.csv'))}
-    return spearman(zero_shot(models, scans))
+    rows = spearman(zero_shot(models, scans, ('masked marginals',)))
+    name = rows.model.str.extract(r'^(?P<model>.*?)(?:, draw (?P<draw>\d+))?$').fillna({'draw': '0'})
+    return rows.assign(model=name.model, draw=name.draw.astype(int), n=1)
 
 def main(flags):
     domains = proteins(flags.data)
@@ -50,16 +72,15 @@ def main(flags):
     run = load_run(job_folder(job, plm, asked, RUNS), plm)
     models = {'full': plm, 'subnetwork': run.subnetwork, **controls(run, DRAWS), **probe_baselines(plm)}
     RESULTS.mkdir(parents=True, exist_ok=True)
+    if not flags.only or 'leakage' in flags.only:
+        with whole_file(RESULTS/'leakage.csv') as f: hold_outs(asked.parts, flags.data, domains).to_csv(f, index=False, float_format='%.5g')
     for name, ask in tasks(models, asked.parts, flags.data, domains).items():
         if flags.only and name not in flags.only: continue
         rows = ask()
-        sides = asked.category if set(rows.code) != {''} and not name.startswith('properties') else None
+        sides = asked.category if set(rows.code) != {''} else None
         table = abilities(rows, sides)
         print(readable_abilities(table).to_string(), flush=True)
-        with whole_file(RESULTS/f'{name.split(",")[0]}{"_same" if "," in name else ""}.csv') as f: table.to_csv(f, index=False, float_format='%.5g')
-    if not flags.only or 'mutations' in flags.only:
-        able = {name: m for name, m in models.items() if name != 'one-hot'}
-        with whole_file(RESULTS/'mutations.csv') as f: mutations(able, flags.data).to_csv(f, index=False, float_format='%.5g')
+        with whole_file(RESULTS/f'{name}.csv') as f: table.to_csv(f, index=False, float_format='%.5g')
     about = dict(command='python benchmarks/abilities.py ../shared/data', model=plm.fingerprint, target='1', seed=SEED, draws=DRAWS)
     write_json(RESULTS/'abilities.json', provenance('cpu', **about))
 
