@@ -90,4 +90,5 @@ if __name__ == '__main__':
         found = list(trials(flags.trials, flags.inside, flags.seed, Path(folder)))
     print(f'{sum(not unlike for _, unlike in found)} of {len(found)} trials ended like the undisturbed run; '
           f'{sum(caught for caught, _ in found)} were killed inside a checkpoint')
-    assert not any(unlike for _, unlike in found) and sum(caught for caught, _ in found) >= flags.inside
+    assert not any(unlike for _, unlike in found), [unlike for _, unlike in found]
+    assert sum(caught for caught, _ in found) >= flags.inside
