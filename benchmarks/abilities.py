@@ -11,6 +11,7 @@ from plmsub.all import *
 from plmsub.core import provenance, whole_file, write_json
 from plmsub.structure import contact_map
 from study import RUNS, TABLE, job_folder, prepare, proteins
+from variants import read_scans
 
 RESULTS, SEED, DRAWS = Path('nbs/results/abilities'), 0, 2
 N_TEST = 1200 # proteins of the test part at most
@@ -60,8 +61,7 @@ def hold_outs(parts, data, domains):
 
 def mutations(models, data):
     "Spearman's correlation of masked marginals and measured effects, a row for each assay"
-    scans = {f.stem.removesuffix('_metadata'): read_variants(f) for f in sorted((data/'dms').glob('*_metadata.csv'))}
-    rows = spearman(zero_shot(models, scans, ('masked marginals',)))
+    rows = spearman(zero_shot(models, read_scans(data), ('masked marginals',)))
     name = rows.model.str.extract(r'^(?P<model>.*?)(?:, draw (?P<draw>\d+))?$').fillna({'draw': '0'})
     return rows.assign(model=name.model, draw=name.draw.astype(int), n=1)
 
