@@ -3,7 +3,7 @@
     python benchmarks/probes_mini.py ../shared/data
 
 Every fourth domain of known secondary structure, 10,000 residues to fit on; 158 chains of known structure. Means and standard deviations over folds go to
-nbs/results/probes_mini.csv, and what the folds share to nbs/results/probes_mini_leakage.csv. About a quarter of an hour on one core."""
+nbs/results/probes_mini.csv, and what the folds share to nbs/results/probes_mini_leakage.csv. About ten minutes on one core."""
 import argparse
 from pathlib import Path
 import pandas as pd
