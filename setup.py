@@ -1,6 +1,7 @@
 "Packaging: everything that can change stands in settings.ini"
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
@@ -30,13 +31,14 @@ setup(
         f"Intended Audience :: {cfg['audience']}",
         f"Natural Language :: {cfg['language']}",
         'Programming Language :: Python :: 3',
+        'Typing :: Typed',
         *(f'Programming Language :: Python :: 3.{minor}' for minor in (11, 12, 13)),
         'Topic :: Scientific/Engineering :: Bio-Informatics',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]),
-    package_data={cfg['lib_name']: ['data/*']},
+    package_data={cfg['lib_name']: ['data/*', 'py.typed', '*.pyi']},
     include_package_data=True,
     install_requires=cfg['requirements'].split(),
     extras_require=extras,

@@ -10,35 +10,37 @@ import math
 
 # %% ../nbs/41_schedules.ipynb #641830a3
 def cosine(
-    step:int, # from 0
-    steps:int, # length of the schedule; later steps have the last value
-    start:float, # value at step 0
-    end:float, # value at the last step
+    step: int,  # from 0
+    steps: int,  # length of the schedule; later steps have the last value
+    start: float,  # value at step 0
+    end: float,  # value at the last step
 ) -> float:
     "Half a cosine from `start` to `end`"
-    done = min(1., step/max(1, steps - 1))
-    return end + (start - end)*(1 + math.cos(math.pi*done))/2
+    done = min(1.0, step / max(1, steps - 1))
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
 
 # %% ../nbs/41_schedules.ipynb #9fa43524
 def one_cycle(
-    step:int, # from 0
-    steps:int, # length of the run
-    peak:float, # highest value
-    warm_up:float=.05, # share of the steps before the peak, in [0, 1)
-    start_div:float=25., # the first value is `peak/start_div`
-    final_div:float=30., # the last value is `peak/final_div`
+    step: int,  # from 0
+    steps: int,  # length of the run
+    peak: float,  # highest value
+    warm_up: float = 0.05,  # share of the steps before the peak, in [0, 1)
+    start_div: float = 25.0,  # the first value is `peak/start_div`
+    final_div: float = 30.0,  # the last value is `peak/final_div`
 ) -> float:
     "Up to the peak and down again"
-    rise = round(warm_up*steps)
-    if step < rise: return cosine(step, rise + 1, peak/start_div, peak)
-    return cosine(step - rise, steps - rise, peak, peak/final_div)
+    rise = round(warm_up * steps)
+    if step < rise:
+        return cosine(step, rise + 1, peak / start_div, peak)
+    return cosine(step - rise, steps - rise, peak, peak / final_div)
 
 # %% ../nbs/41_schedules.ipynb #3b6a7b53
 def hold_then_ramp(
-    step:int, # from 0
-    hold:int, # steps with share 0
-    ramp:int, # steps until the share is 1; 0 is at once
-) -> float: # in [0, 1]
+    step: int,  # from 0
+    hold: int,  # steps with share 0
+    ramp: int,  # steps until the share is 1; 0 is at once
+) -> float:  # in [0, 1]
     "0 for a while, then a straight line up to 1"
-    if step < hold: return 0.
-    return min(1., (step - hold + 1)/(ramp + 1))
+    if step < hold:
+        return 0.0
+    return min(1.0, (step - hold + 1) / (ramp + 1))
