@@ -273,6 +273,7 @@ def test_site_agrees_with_settings():
     assert (NBS / "_quarto.yml").resolve() == ROOT / "_quarto.yml" or os.name == "nt"
     assert site()["project"]["output-dir"] == cfg["doc_path"]
     assert web["title"] == cfg["title"] and web["description"] == cfg["description"]
+    assert cfg["version"] in web["page-footer"]["left"]
     assert web["site-url"] == cfg["doc_host"] + cfg["doc_baseurl"]
     assert web["repo-url"] == cfg["git_url"] and web["repo-branch"] == cfg["branch"]
     styles = site()["format"]["html"]["css"]
