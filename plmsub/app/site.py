@@ -6,7 +6,7 @@
 __all__ = ['SYMBOLS', 'Row', 'rows_of', 'reference', 'exported', 'Reference', 'without_checks', 'opening', 'Page',
            'index_of_names']
 
-# %% ../../nbs/app/77_site.ipynb #5e98cc12
+# %% ../../nbs/app/77_site.ipynb #f63e6f7a
 import ast
 import inspect
 import io
@@ -20,7 +20,7 @@ from pathlib import Path
 from textwrap import dedent, fill
 from typing import Any, NamedTuple, cast
 
-# %% ../../nbs/app/77_site.ipynb #f1f27e15
+# %% ../../nbs/app/77_site.ipynb #0df7ae8f
 SYMBOLS = cast(dict[str, dict[str, Any]], import_module("plmsub._modidx").d["syms"])  # module -> what it exports
 
 
@@ -42,7 +42,7 @@ def _comments(source: str) -> dict[int, str]:  # line from 1 -> text
 def _text(node: ast.AST | None) -> str:
     return "" if node is None else ast.unparse(node)
 
-# %% ../../nbs/app/77_site.ipynb #9c5839d2
+# %% ../../nbs/app/77_site.ipynb #c22e98f3
 def _arguments(given: ast.arguments) -> Iterator[tuple[str, ast.arg, ast.expr | None]]:
     "Name, argument and default of everything that a function takes"
     positional = [*given.posonlyargs, *given.args]
@@ -70,7 +70,7 @@ def _of_function(function: Callable) -> list[Row]:
     nothing = _text(tree.returns) in ("", "None")
     return rows if nothing else [*rows, Row("", _text(tree.returns), "", comments.get(returned, ""))]
 
-# %% ../../nbs/app/77_site.ipynb #c6d207ac
+# %% ../../nbs/app/77_site.ipynb #df76ee95
 def _of_fields(cls: type) -> list[Row]:
     "Fields of a dataclass or a named tuple, the inherited ones first"
     rows: dict[str, Row] = {}
@@ -94,7 +94,7 @@ def rows_of(
         return _of_fields(thing)
     return _of_function(thing.__init__) if "__init__" in vars(thing) else []
 
-# %% ../../nbs/app/77_site.ipynb #6c2447c7
+# %% ../../nbs/app/77_site.ipynb #55b8e6c6
 def _escaped(text: str) -> str:
     "Text for a cell of a table; code between backticks stays code"
     parts = text.split("`")
@@ -118,11 +118,13 @@ def _table(rows: list[Row]) -> str:
     lines = [[heads[k] for k in used], ["---" for _ in used], *([row[k] for k in used] for row in cells)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
-# %% ../../nbs/app/77_site.ipynb #33d02834
-def _call(name: str, rows: list[Row]) -> str:
-    "How a function is called, with its defaults"
-    given = ", ".join(f"{r.name}={r.default}" if r.default else r.name for r in rows if r.name)
-    return fill(f"{name}({given})", 96, subsequent_indent="    ", break_long_words=False)
+# %% ../../nbs/app/77_site.ipynb #93e2a9c5
+def _call(name: str, rows: list[Row], typed: bool = False) -> str:
+    "How a function is called, with its defaults; typed: with its types, too"
+    kinds = [f": {r.kind}" if typed and r.kind else "" for r in rows]
+    given = ", ".join(f"{r.name}{k}" + f"={r.default}" * bool(r.default) for r, k in zip(rows, kinds) if r.name)
+    returned = [f" -> {r.kind}" for r in rows if not r.name and typed]
+    return fill(f"{name}({given}){''.join(returned)}", 96, subsequent_indent="    ", break_long_words=False)
 
 
 def _methods(cls: type) -> list[tuple[str, str]]:  # call, and what it does
@@ -143,7 +145,7 @@ def _methods(cls: type) -> list[tuple[str, str]]:  # call, and what it does
         methods.append((name, about.split("\n")[0]))
     return methods
 
-# %% ../../nbs/app/77_site.ipynb #086e452e
+# %% ../../nbs/app/77_site.ipynb #3f2ef811
 def reference(
     thing: Any,  # an exported function or class
     name: str | None = None,  # what it is called on the page
@@ -155,14 +157,15 @@ def reference(
         text = thing.parser(name).format_help().replace("`", "")  # nbdev would make links of names in backticks
         return f"```text\n$ {name} --help\n{text}```"
     rows, about = rows_of(thing), (inspect.getdoc(thing) or "").split("\n")[0]
-    text = [f"```python\n{_call(name, rows)}\n```", f"{_escaped(about)}."]
-    if any(r.kind or r.about for r in rows):
+    plain = not any(r.about for r in rows)  # the types are all that there is to say
+    text = [f"```python\n{_call(name, rows, plain)}\n```", f"{_escaped(about)}."]
+    if not plain:
         text.append(f"::: {{.parameters}}\n{_table(rows)}\n:::")
     if inspect.isclass(thing) and (methods := _methods(thing)):
         text.append("\n".join(f"- `{call}`: {_escaped(what)}" for call, what in methods))
     return "\n\n".join(text)
 
-# %% ../../nbs/app/77_site.ipynb #29a45136
+# %% ../../nbs/app/77_site.ipynb #53b934f1
 def exported(
     thing: Any,  # a function or class of a page
 ) -> Any:  # the same from the package; itself if it is not exported
@@ -192,7 +195,7 @@ class Reference:
         link = f' [source]({source}){{.source-link target="_blank"}}'
         return f"{'#' * self.level} {self.name}{link}\n\n{reference(self.thing, self.name)}"
 
-# %% ../../nbs/app/77_site.ipynb #1c8d3927
+# %% ../../nbs/app/77_site.ipynb #05acb5dd
 def _is_check(statement: ast.stmt) -> bool:
     "Does a statement only check something?"
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
@@ -216,7 +219,7 @@ def without_checks(
         del lines[statement.lineno - 1 : statement.end_lineno]
     return "\n".join(lines).strip("\n")
 
-# %% ../../nbs/app/77_site.ipynb #098648db
+# %% ../../nbs/app/77_site.ipynb #d056b141
 def opening(
     path: Path,  # of the notebook, in the folder nbs
     site: str,  # address of the repository
@@ -250,7 +253,7 @@ class Page:
         path = Path(self.nb.path_).resolve().relative_to(Path(config.nbs_path).resolve())
         self.nb.cells.insert(1, mk_cell(opening(path, config.git_url), cell_type="markdown"))
 
-# %% ../../nbs/app/77_site.ipynb #a80b0b0f
+# %% ../../nbs/app/77_site.ipynb #600cc935
 def index_of_names() -> str:  # Markdown
     "A table of all public functions and classes: name, module, what it is"
     lines = ["| name | module | |", "| --- | --- | --- |"]
