@@ -1,7 +1,6 @@
 "What is written: whole or not at all, one sentence where it cannot be, nothing left behind, and the same names and bytes again"
 
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 import plmsub.teacher
 from plmsub.base.errors import ModelError, RunError
 from plmsub.base.files import file_name, id_of_file, whole_file, write_json, write_table
+from plmsub.base.runs import append_log, read_log
 from plmsub.batches import encode
 from plmsub.masks import HardMask
 from plmsub.models.embed import embed_proteins
@@ -81,6 +81,14 @@ def test_a_full_disk_is_one_sentence(tmp_path, writer):
 def test_a_mask_on_a_full_disk(tmp_path):
     with disk_full(10), pytest.raises(RunError, match="mask.safetensors: cannot write this"):
         save_mask(half(PLM), tmp_path / "mask.safetensors", PLM)
+
+
+@posix
+def test_a_log_on_a_full_disk(tmp_path):
+    append_log(tmp_path, [dict(step=1)])
+    with disk_full(20), pytest.raises(RunError, match="log.jsonl: cannot write this"):
+        append_log(tmp_path, [dict(step=2), dict(step=3)])
+    assert [row["step"] for row in read_log(tmp_path)] == [1]  # a row that is cut off does not count
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
@@ -176,7 +184,8 @@ def test_an_export_that_is_killed_at_any_renaming_can_be_repeated(tmp_path):
 def test_leftovers_go_by_owner_and_age(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    machine = "".join(c for c in platform.node() if c.isalnum() or c == "_")[:20]
+    with whole_file(tmp_path / "x.json") as temporary:
+        machine = temporary.parent.name.split("-")[1]
     names = dict(ended=f"{machine}-{ended.pid}", alive=f"{machine}-1", elsewhere=f"x{machine}-1", old=f"x{machine}-2")
     for k, name in names.items():
         folder = tmp_path / f".tmp-{name}-0123abcd"

@@ -38,7 +38,7 @@ def _git(*args: str) -> str | None:
     root = package_dir().parent
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), *args]
+    command = ["git", "--no-optional-locks", "-C", str(root), *args]  # it only looks
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

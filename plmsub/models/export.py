@@ -81,9 +81,9 @@ def export_fairesm(
         rule = "starts with esm2" if esm2 else "does not start with esm2"
         raise ConfigError(f"fair-esm takes this model from a file whose name {rule} and ends in .pt", text=path.name)
     parts = (path.with_suffix(".json"), contact_file(path), path)  # the card comes first, and what is loaded comes last
-    for part in parts if path.exists() or not _is_card(parts[0]) else ():
-        _refuse_existing(part)
     with temporary_beside(path) as new:
+        for part in parts if path.exists() or not _is_card(parts[0]) else ():
+            _refuse_existing(part)
         written = masked_plm(model, path.stem, dtype)
         write_json(new / parts[0].name, _card(model, written, about))
         save_fairesm(written, new / path.name)
@@ -164,8 +164,8 @@ def export_transformers(
 ) -> Path:  # the folder; plmsub.json in it is the card
     "Write a model for transformers, which needs no plmsub to load it"
     folder = Path(folder)
-    _refuse_existing(folder)
     with temporary_beside(folder) as beside:
+        _refuse_existing(folder)
         new = beside / folder.name
         written = masked_plm(model, folder.name, dtype)
         write_json(new / "plmsub.json", _card(model, written, about))
