@@ -77,9 +77,9 @@ def sweeping(world, here):
     table = world.folder / "jobs.csv"
     rows = ["1,0", "2,0"]
     settings = "steps,valid_every,valid_proteins,checkpoint_every,keep,learning_rate,max_damage"
-    values = "6,3,16,2,0.55,0.5,10"
+    values = "4,2,8,1,0.55,0.5,10"
     table.write_text(f"category,seed,{settings}\n" + "".join(f"{row},{values}\n" for row in rows))
-    commands.plmsub_sweep(str(table), str(here), proteins=24, draws=1)
+    commands.plmsub_sweep(str(table), str(here), proteins=8, draws=1)
 
 
 def embedding(world, here):
@@ -110,7 +110,7 @@ def trained(world):
 def evaluating(world, here):
     if not here.exists():
         shutil.copytree(trained(world), here)
-    commands.plmsub_eval(str(here), proteins=60, passes=1, draws=2)
+    commands.plmsub_eval(str(here), proteins=16, passes=1, draws=1)
 
 
 def exporting(world, here):
