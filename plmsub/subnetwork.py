@@ -122,7 +122,8 @@ def load_mask(
         raise DataError(what, file=path, do="Make the file again")
     if plm is not None and info.get("fingerprint") not in (None, plm.fingerprint):
         what = f"this mask belongs to {info.get('model')}, and {plm.name} has other weights"
-        raise ModelError(what, file=path, do="Load the model that it was trained on")
+        do = "Load the model that it was trained on; one that was stored in half precision is another"
+        raise ModelError(what, file=path, do=do)
     mask.info = info
     return mask
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from .base.files import data_dir, whole_file
+from .base.files import WriteError, data_dir, whole_file
 from .batches import esm_alphabet, token_batches
 from .plm import Plm
 
@@ -100,8 +100,9 @@ class LogitCache:
         self.folder = folder
         self.new: dict[bytes, np.ndarray] = {}  # not yet on the disk
         self.stored: dict[bytes, tuple[Any, int, int, bytes]] = {}  # see `_open_logits`
-        for path in sorted(folder.glob("*.safetensors")):
-            self.stored |= _open_logits(path)
+        with suppress(OSError):  # of a folder that cannot be read
+            for path in sorted(folder.glob("*.safetensors")):
+                self.stored |= _open_logits(path)
 
     def __len__(self):
         return len(self.new) + len(self.stored)
@@ -126,7 +127,7 @@ class LogitCache:
             if not self.new:
                 return None
             _write_logits(path, self.new, info)
-        except OSError as e:  # a cache that cannot be written costs time, and nothing else
+        except WriteError as e:  # a cache that cannot be written costs time, and nothing else
             warnings.warn(f"the teacher's logits could not be stored ({e}); they stay in memory", stacklevel=2)
             return None
         self.new, self.stored = {}, self.stored | _open_logits(path)

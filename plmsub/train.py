@@ -623,18 +623,6 @@ def _model_of(record: dict[str, Any], file: Path) -> Plm:
     except PlmsubError as e:
         raise RunError("the model of this run cannot be loaded", file=file, text=str(e), do="Pass it as plm") from None
 
-# %% ../nbs/42_train.ipynb #673a53ab
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:  # a full disk, a folder that is read-only, a quota
-    "Name what keeps a run from writing; what it wrote before is still good"
-    try:
-        yield
-    except (OSError, SafetensorError) as e:
-        if isinstance(e, SafetensorError) and "I/O" not in str(e):
-            raise
-        do = "Make room or give another folder, then start it again to go on"
-        raise RunError("the run cannot write", file=folder, text=str(e), do=do) from None
-
 # %% ../nbs/42_train.ipynb #4ee7cc50
 def _finish(run: Training, state: State) -> None:
     "Write the best mask; it comes last, so if it exists the run is finished"
@@ -676,7 +664,7 @@ def fit(
     plm = load_plm(plm)
     batches = training_batches(parts, category, config)
     identity = describe(plm, parts, batches.category, config)
-    with processes(plm.device) as (k, n), _writing(folder):
+    with processes(plm.device) as (k, n):
         if (folder / "config.json").exists():
             claim_folder(folder, identity)  # another run is refused before any work
         run, state = None, new_state(plm, config, identity)

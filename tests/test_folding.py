@@ -22,17 +22,20 @@ import pytest
 import torch
 
 from plmsub.base.errors import ConfigError, DataError, ModelError, PlmsubError, RunError
-from plmsub.base.files import read_json
+from plmsub.base.files import read_json, write_table
 from plmsub.base.seeds import generator
 from plmsub.esm import fairesm_module
 from plmsub.io.cath import read_domains
 from plmsub.io.structures import read_chain
 from plmsub.masks import HardMask, select_weights
+from plmsub.models.embed import Embeddings, embed_proteins
 from plmsub.models.weights import load_plm
+from plmsub.paper.results import _own_scores
 from plmsub.plm import library_state, tiny_esm1, tiny_esm2
 from plmsub.proteins import Protein
 from plmsub.subnetwork import Subnetwork
 from plmsub.tasks.folding import Folding, fold, fold_beside, fold_sequences, load_folding, tiny_folding
+from plmsub.tasks.structure import score_folder
 
 pytest.importorskip("transformers")
 HERE = Path(__file__).parent / "esmfold"
@@ -531,13 +534,19 @@ def test_a_file_in_place_of_the_folder(folding, plm, tmp_path):
         fold(folding, plm, [Protein("a", "MK")], tmp_path / "out")
 
 
-def test_ids_become_names_of_files(folding, plm, tmp_path):
-    ids = ["a/b", "../c", "..", "sp|P1|X", "é ü", "COM1:", "x" * 200]
-    table = fold(folding, plm, [Protein(i, "MK") for i in ids], tmp_path / "out", recycles=0)
-    assert list(table.error.notna()) == [False] * 6 + [True]
-    assert {f.name for f in (tmp_path / "out").glob("*.pdb")} | {"...pdb"} >= set(table.file[:6]) and [
-        f.name for f in tmp_path.iterdir()
-    ] == ["out"]
+def test_ids_become_names_of_files_and_come_back(folding, plm, tmp_path):
+    ids = ["a/b", "../c", "..", ".hidden", "sp|P1|X", "é ü", "COM1:", "NA", "x" * 200]
+    sequence = SEQUENCES[0][:20]
+    proteins = [Protein(id, sequence) for id in ids]
+    table = fold(folding, plm, proteins, tmp_path / "out", recycles=0)
+    assert list(table.error.notna()) == [False] * 8 + [True] and [f.name for f in tmp_path.iterdir()] == ["out"]
+    assert {f.name for f in (tmp_path / "out").glob("[!.]*.pdb")} == set(table.file[:8])
+    scores = score_folder(tmp_path / "out", tmp_path / "out", 1, program=None)
+    assert sorted(scores.id) == sorted(ids[:8]) and (scores.error == "").all()
+    embed_proteins(plm, proteins[:8], tmp_path / "embedded")
+    assert list(Embeddings(tmp_path / "embedded")) == ids[:8]
+    write_table(scores, tmp_path / "out.csv")
+    assert sorted(_own_scores(tmp_path / "out", {}, "run").id) == sorted(ids[:8])
 
 
 def fold_all(folder):

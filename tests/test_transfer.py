@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from plmsub.base.errors import ConfigError, DataError, ModelError, RunError
+from plmsub.base.errors import ConfigError, DataError, ModelError, PlmsubError, RunError
 from plmsub.base.files import shared_dir
 from plmsub.base.seeds import generator, numpy_rng
 from plmsub.batches import encode
@@ -20,6 +20,7 @@ from plmsub.proteins import AMINO_ACIDS, Protein
 from plmsub.splits import deal
 from plmsub.subnetwork import Subnetwork
 from plmsub.tables import COLUMNS
+from plmsub.tasks.contacts import contact_precision
 from plmsub.tasks.transfer import (
     TuneConfig,
     fine_tune,
@@ -160,6 +161,31 @@ def test_the_head_on_one_hots_is_a_logistic_regression():
     theirs = LogisticRegression(C=1.0, max_iter=1000).fit(z[:60], [p.labels["location"] for p in train])
     assert (tuned.predict(valid).predicted == theirs.predict(z[60:])).mean() >= 0.9
     assert tuned.log.valid_loss.min() < 0.4 < np.log(2) - 0.1 < tuned.log.valid_loss[0]
+
+
+def test_the_layer_that_is_asked_for_is_read():
+    proteins, plm = random_proteins(24), tiny_esm2()
+    read = [label_prediction(plm, proteins, config=TuneConfig("head", layer=k, epochs=2)).p_b for k in (1, 3, None)]
+    assert read[1].equals(read[2]) and not np.allclose(read[0], read[1])
+    with pytest.raises(ModelError, match="layers go from 0 to 3"):
+        label_prediction(plm, proteins, config=TuneConfig("head", layer=99))
+    with pytest.raises(ConfigError, match="reads its last layer"):
+        TuneConfig("lora", layer=1)
+
+
+@pytest.mark.parametrize("probe", ["attention", "projections"])
+def test_contacts_are_read_from_the_layer_that_is_asked_for(probe):
+    plm, rng = tiny_esm2(), numpy_rng("contacts")
+    proteins = [Protein(f"c{i}", "".join(rng.choice(list(AMINO_ACIDS), 40))) for i in range(6)]
+    contacts = {p.id: (rng.random((40, 40)) < 0.3).astype(float) for p in proteins}
+    settings = dict(probe=probe) | (dict(steps=5) if probe == "projections" else dict(penalty=10))
+
+    def read(layer):
+        return contact_precision(plm, proteins[:3], proteins[3:], contacts, layer=layer, **settings).value
+
+    assert not read(1).equals(read(2)) and read(-1).equals(read(3))
+    with pytest.raises(PlmsubError, match="layers|the layers 1 to 3"):
+        read(99)
 
 
 def test_attention_finds_the_few_residues_that_tell():

@@ -678,7 +678,7 @@ def plmsub_pretrain(
     corpus = [s for _, s in (toy_corpus(proteins) if sequences == "toy" else read_fasta(sequences))]
     rest, held_out = (corpus, [s for _, s in read_fasta(valid)]) if valid else _held_out(corpus, valid_share)
     plm = pretrain(rest, config, out, valid=held_out, device=device)
-    print(f"{plm}\n{save_plm(plm, Path(out) / f'{config.name}.safetensors')} (half precision)")
+    print(f"{plm}\n{save_plm(plm.to(dtype='float16'), Path(out) / f'{config.name}.safetensors')} (half precision)")
     return plm
 
 # %% ../../nbs/app/76_commands.ipynb #d8f0cc24

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['data_dir', 'package_dir', 'package_file', 'shared_dir', 'web_page', 'open_text', 'decoded_lines', 'numbered_lines',
-           'put_in_place', 'whole_file', 'one_at_a_time', 'to_plain', 'write_json', 'parse_json', 'read_json',
-           'sha256_file', 'progress']
+           'WriteError', 'writing', 'temporary_beside', 'put_in_place', 'whole_file', 'write_table', 'one_at_a_time',
+           'file_name', 'id_of_file', 'to_plain', 'write_json', 'parse_json', 'read_json', 'sha256_file', 'progress']
 
 # %% ../../nbs/base/02_files.ipynb #d15b1ea1
 import gzip
@@ -15,19 +15,25 @@ import io
 import json
 import math
 import os
+import platform
+import re
 import secrets
+import shutil
 import sys
+import time
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from filelock import FileLock
+from safetensors import SafetensorError
 from tqdm import tqdm
 
-from .errors import DataError, shorten
+from .errors import DataError, PlmsubError, RunError, shorten
 
 # %% ../../nbs/base/02_files.ipynb #69f6187f
 def data_dir() -> Path:  # the folder; whoever writes to it makes it
@@ -143,6 +149,83 @@ def numbered_lines(
         yield n, line
 
 # %% ../../nbs/base/02_files.ipynb #1971fe69
+class WriteError(RunError):
+    "A file or a folder cannot be written"
+
+
+def _why_not_written(e: BaseException) -> str | None:  # `None`: something else went wrong
+    "What keeps a library from writing: an `OSError`, the one behind another error, or words of Rust or C++"
+    if isinstance(e, PlmsubError):
+        return str(e.text) if isinstance(e, WriteError) else None
+    behind: BaseException | None = e
+    while behind and not isinstance(behind, OSError):
+        behind = None if behind.__suppress_context__ else behind.__context__
+    if isinstance(behind, OSError):
+        return behind.strerror or str(behind)
+    in_words = isinstance(e, (SafetensorError, RuntimeError)) and re.search("I/O error|inline_container", str(e))
+    return str(e).strip().splitlines()[0] if in_words else None
+
+
+@contextmanager
+def writing(
+    path: str | Path,  # file or folder that the block writes; the error names it
+) -> Iterator[None]:
+    "One sentence for a full disk, a folder that is read-only or a quota, whatever the library raises"
+    try:
+        yield
+    except Exception as e:
+        if (why := _why_not_written(e)) is None:
+            raise
+        do = "Make room, or name a place where you may write; then start it again"
+        raise WriteError("cannot write this", file=path, text=why, do=do) from None
+
+# %% ../../nbs/base/02_files.ipynb #3b49eebb
+_TEMPORARY = re.compile(r"\.tmp-(?P<machine>\w*)-(?P<process>[0-9]+)-[0-9a-f]{8}")
+_DAY = 86400  # seconds; what is older belongs to nobody
+
+
+def _machine() -> str:
+    "Where the numbers of processes count: this machine, and on Linux this container"
+    namespace = Path("/proc/self/ns/pid")
+    container = namespace.stat().st_ino if namespace.exists() else ""
+    return re.sub(r"\W", "", platform.node())[:20] + f"_{container}"
+
+
+def _is_left_over(folder: Path) -> bool:
+    "Is this a temporary folder whose process has ended?"
+    owner = _TEMPORARY.fullmatch(folder.name)
+    if not owner:
+        return False
+    if owner["machine"] == _machine() and os.name == "posix":
+        try:
+            os.kill(int(owner["process"]), 0)  # asks whether it is there, and does nothing to it
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass  # somebody else's, and alive
+    return time.time() - folder.stat().st_mtime > _DAY
+
+# %% ../../nbs/base/02_files.ipynb #cc3ec69b
+@contextmanager
+def temporary_beside(
+    path: str | Path,  # of the result; the folder it is in is made
+) -> Iterator[Path]:  # an empty folder on the same disk, which is gone after the block
+    "A hidden folder to write in; those that killed processes left there are removed"
+    parent = Path(path).parent
+    with writing(path):
+        parent.mkdir(parents=True, exist_ok=True)
+        for folder in parent.glob(".tmp-*"):
+            with suppress(OSError):  # another process may be as quick
+                if _is_left_over(folder):
+                    shutil.rmtree(folder)
+        temporary = parent / f".tmp-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+        temporary.mkdir()
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+# %% ../../nbs/base/02_files.ipynb #07278706
 def put_in_place(temporary: Path, path: Path) -> None:
     "Flush `temporary` to the disk and give it its name in one step"
     with open(temporary, "rb+") as f:
@@ -159,19 +242,27 @@ def put_in_place(temporary: Path, path: Path) -> None:
 @contextmanager
 def whole_file(
     path: str | Path,  # name that the file gets when the block ends without an error; its folder is made
-) -> Iterator[Path]:  # the temporary file to write to, in the same folder and with the same ending
-    "Write a file that appears whole or not at all"
+) -> Iterator[Path]:  # the temporary file to write to, of the same name
+    "Write a file that appears whole or not at all; `WriteError` if it cannot be written"
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    temporary.touch()
-    mode = temporary.stat().st_mode  # the umask's; some libraries make files that only their owner can read
-    try:
+    with temporary_beside(path) as folder:
+        temporary = folder / path.name
+        temporary.touch()
+        mode = temporary.stat().st_mode  # the umask's; some libraries make files that only their owner can read
         yield temporary
         temporary.chmod(mode)
         put_in_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+# %% ../../nbs/base/02_files.ipynb #6b1243be
+def write_table(
+    table: Any,  # a table of pandas
+    path: str | Path,  # CSV file; compressed if its name ends in .gz
+) -> Path:  # `path`
+    "Write a table without its index, whole"
+    packed: Any = dict(method="gzip", mtime=0) if Path(path).suffix == ".gz" else None
+    with whole_file(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n", compression=packed)
+    return Path(path)
 
 # %% ../../nbs/base/02_files.ipynb #ffc54601
 @contextmanager
@@ -186,6 +277,29 @@ def one_at_a_time(
         finally:
             with suppress(OSError):
                 lock.unlink()  # Windows keeps it while others wait
+
+# %% ../../nbs/base/02_files.ipynb #5c075cb5
+_LONGEST = 200  # characters of a file name
+
+
+def file_name(
+    id: str,  # of a protein
+    ending: str,  # such as '.pdb'
+) -> str:  # at most 200 characters; raises `DataError` for an id that is too long
+    "The name of a file for an id"
+    name = quote(id, safe=" ") + ending
+    name = "%2E" + name[1:] if name.startswith(".") else name
+    if len(name) > _LONGEST:
+        raise DataError("the id is too long for the name of a file", text=id)
+    return name
+
+
+def id_of_file(
+    path: str | Path,  # of a file that is named after a protein, also compressed
+) -> str:
+    "The id in the name of a file, see `file_name`"
+    path = Path(path)
+    return unquote((path.with_suffix("") if path.suffix == ".gz" else path).stem)
 
 # %% ../../nbs/base/02_files.ipynb #b559e562
 def to_plain(x: Any) -> Any:

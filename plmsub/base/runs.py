@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, RunError
-from .files import decoded_lines, package_dir, parse_json, read_json, to_plain, whole_file, write_json
+from plmsub.base.files import (
+    decoded_lines,
+    package_dir,
+    parse_json,
+    read_json,
+    to_plain,
+    whole_file,
+    write_json,
+    writing,
+)
 
 # %% ../../nbs/base/05_runs.ipynb #795a5509
 def _git(*args: str) -> str | None:
@@ -29,7 +38,7 @@ def _git(*args: str) -> str | None:
     root = package_dir().parent
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), *args]
+    command = ["git", "--no-optional-locks", "-C", str(root), *args]  # it only looks
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -101,7 +110,8 @@ def append_log(
     rows: list[dict[str, Any]],  # with `step`, the number of steps done
 ) -> None:
     "Add rows to the log, and wait until they are on the disk"
-    with open(Path(folder) / "log.jsonl", "a") as f:
+    file = Path(folder) / "log.jsonl"
+    with writing(file), open(file, "a") as f:
         f.write("".join(json.dumps(row) + "\n" for row in rows))
         f.flush()
         os.fsync(f.fileno())
@@ -160,8 +170,6 @@ def resume(
     load: Callable[[Path], Any],  # fills a fresh state from a checkpoint, or raises `RunError`
 ) -> Any:  # what `load` returns; raises the first error if no checkpoint can be read
     "Go back to the last good checkpoint; without any, start afresh"
-    for half_written in (Path(folder) / "checkpoint").glob(".*"):
-        half_written.unlink()
     errors = []
     for file in reversed(checkpoints(folder)):
         try:

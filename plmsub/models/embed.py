@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..base.errors import ConfigError, DataError, ModelError, check_unique
-from ..base.files import open_text, progress, whole_file
+from ..base.files import open_text, progress, whole_file, write_table
 from ..base.runs import claim_folder
 from ..batches import amino_acid_tokens, encode, to_residues, token_batches
 from ..io.headers import read_proteins
@@ -326,12 +326,9 @@ def _is_shard(path, ids):
 # %% ../../nbs/models/25_embed.ipynb #5572abd2
 def _write_shards(model, proteins, folder, shard_residues, form, reading):
     "The index, then the shards that are missing"
-    for half_written in (*folder.glob(".*.safetensors"), *folder.glob(".tmp*")):
-        half_written.unlink()  # .tmp…: of safetensors
     size, every = form["dtype"].itemsize * len(form["layers"]) * form["width"], "per_tok" in form["include"]
     index = _plan(proteins, size * (len(form["include"]) - every), size * every, shard_residues)
-    with whole_file(folder / "index.csv") as f:
-        index.to_csv(f, index=False)
+    write_table(index, folder / "index.csv")
     with _bar(proteins, "embedding") as bar:
         for shard, rows in index.groupby("shard"):
             path, ids = _shard_file(folder, shard), rows.id.tolist()

@@ -8,9 +8,6 @@ __all__ = ['masked_plm', 'mask_sha256', 'export_fairesm', 'transformers_config',
 # %% ../../nbs/models/34_export.ipynb #0d32bbac
 import hashlib
 import os
-import secrets
-import shutil
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import __version__
-from ..base.errors import ConfigError, ModelError
-from ..base.files import whole_file, write_json
+from ..base.errors import ConfigError, DataError, ModelError
+from ..base.files import put_in_place, read_json, temporary_beside, whole_file, write_json
 from ..batches import esm_alphabet
 from ..esm import MASK, PAD, PlmConfig, library_state
 from ..masks import HardMask
@@ -83,17 +80,30 @@ def export_fairesm(
     if path.suffix != ".pt" or path.name.startswith("esm2") != esm2:
         rule = "starts with esm2" if esm2 else "does not start with esm2"
         raise ConfigError(f"fair-esm takes this model from a file whose name {rule} and ends in .pt", text=path.name)
-    card = path.with_suffix(".json")
-    for new in (path, card, contact_file(path)):
-        _refuse_existing(new)
-    written = masked_plm(model, path.stem, dtype)
-    write_json(card, _card(model, written, about))
-    return save_fairesm(written, path)
+    parts = (path.with_suffix(".json"), contact_file(path), path)  # the card comes first, and what is loaded comes last
+    with temporary_beside(path) as new:
+        for part in parts if path.exists() or not _is_card(parts[0]) else ():
+            _refuse_existing(part)
+        written = masked_plm(model, path.stem, dtype)
+        write_json(new / parts[0].name, _card(model, written, about))
+        save_fairesm(written, new / path.name)
+        for part in parts:
+            if (new / part.name).exists():
+                put_in_place(new / part.name, part)
+    return path
 
 # %% ../../nbs/models/34_export.ipynb #670d411b
 def _refuse_existing(path):
     if path.exists():
         raise ConfigError("this is already there, and is not replaced", text=str(path), do="Choose another name")
+
+
+def _is_card(path):
+    "Is this a card? Without the model beside it, it is what a killed export left"
+    try:
+        return {"plmsub", "base", "mask"} <= read_json(path).keys()
+    except (DataError, AttributeError):
+        return False
 
 # %% ../../nbs/models/34_export.ipynb #751b0c6e
 def transformers_config(
@@ -145,20 +155,6 @@ def _write_tokenizer(folder, config):
     with whole_file(folder / "vocab.txt") as f:
         f.write_bytes("\n".join(esm_alphabet().all_toks).encode())
 
-# %% ../../nbs/models/34_export.ipynb #77701d4c
-@contextmanager
-def _whole_folder(path):  # gives the temporary folder to write to, beside it
-    "Write a folder that appears whole or not at all; raises `ConfigError` if there is one"
-    _refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        os.rename(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
 # %% ../../nbs/models/34_export.ipynb #049af090
 def export_transformers(
     model: Subnetwork | Plm,  # what to write
@@ -168,11 +164,14 @@ def export_transformers(
 ) -> Path:  # the folder; plmsub.json in it is the card
     "Write a model for transformers, which needs no plmsub to load it"
     folder = Path(folder)
-    with _whole_folder(folder) as new:
+    with temporary_beside(folder) as beside:
+        _refuse_existing(folder)
+        new = beside / folder.name
         written = masked_plm(model, folder.name, dtype)
         write_json(new / "plmsub.json", _card(model, written, about))
         write_json(new / "config.json", transformers_config(written.config, written.dtype))
         _write_tokenizer(new, written.config)
         with whole_file(new / "model.safetensors") as f:
             save_file(transformers_state(written), f, {"format": "pt"})
+        os.rename(new, folder)
     return folder

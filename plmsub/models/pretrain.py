@@ -410,5 +410,5 @@ def pretrain(
         resume(folder, lambda file: load_checkpoint(trainee, file))
         cut_log(folder, trainee.step)
         _train_to_end(trainee, batches, valid_set, folder, on_step)
-        save_plm(trainee.plm(), path, dtype=torch.float32)
+        save_plm(trainee.plm(), path)
     return read_plm(path).to(device)

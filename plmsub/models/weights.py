@@ -46,10 +46,12 @@ FORMAT = "plmsub plm 1"  # the one key of the metadata, so that the same model a
 def save_plm(
     plm: Plm,  # the model
     path: str | Path,  # of the `.safetensors` file
-    dtype: torch.dtype = torch.float16,  # precision of the stored weights; rotary frequencies keep single precision
+    dtype: torch.dtype
+    | None = None,  # precision of the stored weights; None: the model's; rotary frequencies keep single precision
     **about: Any,  # more metadata: what the model was trained on, its license; anything that JSON can hold
 ) -> Path:  # the file
     "Write a model as safetensors, with its shape and name in the metadata"
+    dtype = dtype or plm.dtype
     wide = torch.promote_types(dtype, torch.float32)
     kinds = {n: wide if n == "rotary" else dtype for n in plm.all_weights}
     tensors = {n: w.to("cpu", kinds[n]).clone().contiguous() for n, w in plm.all_weights.items()}

@@ -21,11 +21,11 @@ from matplotlib.lines import Line2D
 from scipy.stats import ks_2samp, ttest_1samp
 
 from ..base.errors import ConfigError, DataError
-from ..base.files import progress, whole_file
+from ..base.files import progress, whole_file, write_table
 from ..comparison import corrected
 from ..io.structures import Chain
 from .results import STATE_CLASS
-from ..plots import MAINTAINED, SUPPRESSED, plain_axes, require_columns, spread
+from ..plots import MAINTAINED, SUPPRESSED, plain_axes, plain_text, require_columns, spread
 from ..proteins import CLASSES, LEVELS, STATES, code_fields
 from ..tasks.structure import BANDS, plddt, plot_structure, tm_score
 
@@ -370,7 +370,7 @@ def figure2c(
         ax.set_title(level, fontsize="small")
         ax.axvline(1.5, color=".8", lw=0.8, zorder=0)
         plain_axes(ax)
-    names = [f"{model}\n{side}" for model, side in columns]
+    names = [f"{plain_text(model)}\n{side}" for model, side in columns]
     for ax in axes[1]:
         ax.set_xticks(range(4), labels=names, rotation=90, fontsize="x-small")
     for ax in axes[:, 0]:
@@ -580,11 +580,11 @@ def figure3de(
         for ax, name in zip(row, ("native", tables.get("full", "ESM-2"), "subnetwork")):
             if name == "native":
                 plot_structure(chains[name], ax=ax, highest=None).collections[0].set_color(".6")
-                ax.set_title(f"{id}, native", fontsize="small")
+                ax.set_title(f"{plain_text(id)}, native", fontsize="small")
             else:
                 plot_structure(chains[name], chains["native"], ax=ax)
                 ax.collections[0].remove()  # the native beneath, which has a panel of its own
-                ax.set_title(f"{name}, mean pLDDT {_mean_plddt(chains[name]):.0f}", fontsize="small")
+                ax.set_title(f"{plain_text(name)}, mean pLDDT {_mean_plddt(chains[name]):.0f}", fontsize="small")
     bands = [Line2D([], [], color=color, lw=3, label=f"{name} (≥ {low})") for low, color, name in BANDS]
     native = Line2D([], [], color=".6", lw=3, label="native")
     figure.legend(handles=[native, *bands], loc="outside lower center", ncols=5, frameon=False, fontsize="x-small")
@@ -677,7 +677,7 @@ def figure3fg(
     box: dict[str, Any] = dict(ls="", marker="s", ms=7, mec="black", mew=0.8)
     marks = [Line2D([], [], mfc=(c, 0.6), label=f"{side}: {w}", **box) for (side, c), w in zip(SIDES.items(), sides)]
     ax.legend(handles=marks, fontsize="x-small", **_ABOVE)
-    ax.set_xticks(range(len(models)), labels=models, fontsize="small")
+    ax.set_xticks(range(len(models)), labels=[plain_text(m) for m in models], fontsize="small")
     ax.set(ylabel=f"pLDDT of {state} residues" if by_domain else "pLDDT", ylim=(0, 100))
     ax.set_xlim(-0.5, len(models) - 0.5)
     plain_axes(ax)
@@ -770,8 +770,7 @@ def _one_figure(tables: Tables, name: str, as_released: bool, path: Path) -> tup
         _save(figure, path, bool(tables.get("made_up")))
     finally:
         plt.close(figure)
-    with whole_file(path.with_suffix(".csv")) as temporary:
-        table.to_csv(temporary, index=False)
+    write_table(table, path.with_suffix(".csv"))
     return True, note
 
 # %% ../../nbs/paper/64_figures.ipynb #1948eba4
@@ -791,5 +790,5 @@ def all_figures(
         if drawn:
             captions.append(f"**{path.name}** {_caption(name, as_released, bool(tables.get('made_up')))}\n")
     with whole_file(folder / "captions.md") as f:
-        f.write_text("\n".join(captions))
+        f.write_text("\n".join(captions), encoding="utf-8")
     return pd.DataFrame(rows, columns=["figure", "drawn", "note"])

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..base.errors import ConfigError, DataError, ModelError
-from ..base.files import numbered_lines, package_file, progress, read_json, whole_file, write_json
+from ..base.files import numbered_lines, package_file, progress, read_json, whole_file, write_json, write_table
 from ..masks import HardMask
 from ..models.weights import load_pickle
 from .original import released_mask
@@ -450,8 +450,7 @@ def _listed(file: Path) -> frozenset[str]:
 
 # %% ../../nbs/paper/62_released.ipynb #cf5d6b41
 def _write_table(file: Path, table: pd.DataFrame, columns: dict[str, str]) -> None:  # tidy name -> released name
-    with whole_file(file) as temporary:
-        table[list(columns)].rename(columns=columns).to_csv(temporary, index=False, lineterminator="\n")
+    write_table(table[list(columns)].rename(columns=columns), file)
 
 
 def _write_runs(file: Path, runs: pd.DataFrame) -> None:
@@ -487,7 +486,7 @@ def _write_run(place, run, losses=None, scores=None, split=None, suppressed=None
         write_json(own / "config.json", dict(config=config))
     if suppressed is not None:
         with whole_file(own / "random_supp_ids.txt") as f:
-            f.write_text("".join(f"{id}\n" for id in sorted(suppressed)))
+            f.write_text("".join(f"{id}\n" for id in sorted(suppressed)), encoding="utf-8")
 
 # %% ../../nbs/paper/62_released.ipynb #9fd1355f
 def write_results(

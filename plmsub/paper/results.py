@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.errors import ConfigError, DataError, RunError
-from ..base.files import data_dir, progress, read_json, whole_file
+from ..base.files import WriteError, data_dir, file_name, id_of_file, progress, read_json, whole_file, write_table
 from ..base.seeds import numpy_rng
 from ..categories import Category
 from ..io.cath import read_clf
@@ -164,7 +164,9 @@ def paper_results(
     folder: str | Path | None = None,  # data folder; `None`: `data_dir()`
 ) -> Path | None:  # the folder results; `None` if there is none
     "The released results, if they have been fetched"
-    files = sorted(Path(folder or data_dir()).glob("paper/**/metadata.csv"), key=lambda f: (len(f.parts), f))
+    place = Path(folder or data_dir())
+    files = sorted(place.glob("paper/**/metadata.csv"), key=lambda f: (len(f.parts), f))
+    files = [f for f in files if not any(p.startswith(".") for p in f.relative_to(place).parts)]
     return next((f.parent for f in files if (f.parent / "subnetworks").is_dir()), None)
 
 # %% ../../nbs/paper/63_results.ipynb #c2d233dc
@@ -186,7 +188,7 @@ def _keep(file: Path, residues: dict[str, tuple]) -> None:
     try:
         with whole_file(file) as temporary, open(temporary, "wb") as f:
             np.savez_compressed(f, plddt=np.concatenate(values), letters=np.concatenate(letters), **arrays)
-    except OSError:
+    except WriteError:
         pass
 
 # %% ../../nbs/paper/63_results.ipynb #bdf2033b
@@ -200,6 +202,10 @@ def _read_residues(file: Path) -> tuple[np.ndarray, np.ndarray]:  # (N,) float32
     return values.astype(np.float32), np.array(list(assign_dssp(chain).dssp or ""))
 
 
+def _structures(folder: Path) -> dict[str, Path]:  # id -> file
+    return {id_of_file(file): file for file in sorted(folder.glob("[!.]*.pdb"))}
+
+
 def predicted_residues(
     folder: str | Path,  # of predicted structures, ID.pdb
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:  # id -> pLDDT (N,), letters of secondary structure by pydssp (N,)
@@ -207,8 +213,8 @@ def predicted_residues(
     folder = Path(folder)
     cache = folder.parent / f"{folder.name}.residues.npz"
     kept, residues = _kept(cache), {}
-    for file in progress(sorted(folder.glob("*.pdb")), desc=f"structures of {folder.name}"):
-        id, stamp = file.stem, f"{file.stat().st_size} {file.stat().st_mtime_ns}"
+    for id, file in progress(_structures(folder).items(), desc=f"structures of {folder.name}"):
+        stamp = f"{file.stat().st_size} {file.stat().st_mtime_ns}"
         residues[id] = kept[id] if id in kept and kept[id][0] == stamp else (stamp, *_read_residues(file))
     stamps = {id: r[0] for id, r in residues.items()}
     if stamps and stamps != {id: r[0] for id, r in kept.items()}:
@@ -268,7 +274,7 @@ def _examples(folders, runs, codes, natives, wanted, full):  # codes: id -> CATH
     for id in ids or sorted(natives):
         files: dict[str, Any] = {"native": natives.get(id)}
         for name, run in ((full, ""), ("subnetwork", of_class.get(str(codes.get(id, "")).split(".")[0]))):
-            places = [Path(place) / f"{id}.pdb" for place in folders.get(run, ())]
+            places = [Path(place) / file_name(id, ".pdb") for place in folders.get(run, ())]
             files[name] = next((f for f in places if f.is_file()), None)
         if all(files.values()):
             examples[id] = {name: read_chain(f) for name, f in files.items()}
@@ -332,7 +338,7 @@ def own_runs(
 ) -> list[Path]:  # raises `DataError` if there is none
     "The finished runs of a folder"
     folder = Path(folder)
-    runs = sorted(f.parent for f in (*folder.glob("mask.safetensors"), *folder.glob("*/mask.safetensors")))
+    runs = sorted(f.parent for f in (*folder.glob("mask.safetensors"), *folder.glob("[!.]*/mask.safetensors")))
     if runs:
         return runs
     do = "Give one with results/metadata.csv, or one of runs that plmsub_train or plmsub_sweep made"
@@ -368,6 +374,9 @@ def _own_row(place: Path, domains: dict, kind: str) -> tuple[dict, list[str], li
 
 # %% ../../nbs/paper/63_results.ipynb #acf62c18
 _OF_LOSSES = ("id", "model", "draw", "pass", "value", "helix_nats", "strand_nats", "coil_nats")
+_OF_SCORES = ("id", "tm_score", "rmsd_A", "plddt")
+_NO_NUMBER = dict.fromkeys((*_OF_LOSSES[2:], *_OF_SCORES[1:]), ["", "nan", "NA"])  # an id may be NA
+_AS_TEXT: dict[str, Any] = dict(keep_default_na=False, na_values=_NO_NUMBER)
 
 
 def _own_losses(place: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame] | None:
@@ -376,7 +385,7 @@ def _own_losses(place: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame] | N
     if not file:
         return None
     try:
-        table = pd.read_csv(file, usecols=lambda c: c in _OF_LOSSES, dtype=dict(id=str, model="category"))
+        table = pd.read_csv(file, usecols=lambda c: c in _OF_LOSSES, dtype=dict(id=str, model="category"), **_AS_TEXT)
     except (ValueError, OSError, EOFError) as e:
         raise DataError("this is not a table", file=file, text=str(e)) from None
     if lost := {"id", "model", "pass", "value"} - {*table}:
@@ -386,13 +395,12 @@ def _own_losses(place: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame] | N
 # %% ../../nbs/paper/63_results.ipynb #5d7e5422
 def _own_scores(folder: Path, natives: dict, name: str) -> pd.DataFrame | None:
     "Scores of the structures of a folder, from the table beside it; made if natives are given"
-    file, models = folder.with_suffix(".csv"), {f.stem: str(f) for f in sorted(folder.glob("*.pdb"))}
+    file, models = folder.with_suffix(".csv"), _structures(folder)
     if natives and not file.is_file() and (both := {i: f for i, f in models.items() if i in natives}):
-        with whole_file(file) as f:
-            score_folder(both, natives, program=None).to_csv(f, index=False)
+        write_table(score_folder(both, natives, program=None), file)
     if not file.is_file():
         return None
-    table, wanted = pd.read_csv(file, dtype=dict(id=str)), ["id", "tm_score", "rmsd_A", "plddt"]
+    table, wanted = pd.read_csv(file, dtype=dict(id=str), **_AS_TEXT), [*_OF_SCORES]
     if lost := {*wanted} - {*table}:
         raise DataError("the table lacks a column", file=file, text=min(lost), do="Make it with plmsub_tm")
     return table[wanted].dropna().assign(run=name)

@@ -149,11 +149,12 @@ def contact_probe(
 def attention_features(
     model: Any,  # has `attention_maps`: a `Plm` or a `Subnetwork`
     protein: Protein,  # is read whole
-) -> np.ndarray:  # (K*H,N,N) float32, layer by layer
+    layer: int | None = None,  # whose heads, 1 to K, or from -1 down; None: those of all layers
+) -> np.ndarray:  # (K*H,N,N) float32, layer by layer; (H,N,N) of one layer
     "Symmetric, APC-corrected attention of all heads"
     if not hasattr(model, "attention_maps"):
         raise ConfigError("this model has no attention", text=getattr(model, "name", type(model).__name__))
-    maps = model.attention_maps(encode([protein.sequence]))[0, :, :, 1:-1, 1:-1]
+    maps = _of_layer(model.attention_maps(encode([protein.sequence]))[0], layer)[:, :, 1:-1, 1:-1]
     maps = maps.flatten(0, 1).float()
     maps = maps + maps.transpose(1, 2)
     rows = maps.sum(2, keepdim=True)
@@ -162,6 +163,17 @@ def attention_features(
         raise ModelError("attention is not finite", text=protein.id, do="Use a wider precision")
     return maps.cpu().numpy()
 
+# %% ../../nbs/tasks/54_contacts.ipynb #95f256f2
+def _of_layer(maps, layer):  # maps: (K,H,L,L)
+    "The attention of one layer, (1,H,L,L), or of all"
+    if layer is None:
+        return maps
+    number = layer if layer > 0 else len(maps) + 1 + layer
+    if layer == 0 or not 1 <= number <= len(maps):
+        do = "The embedding, layer 0, has none"
+        raise ConfigError(f"attention is that of the layers 1 to {len(maps)}, or -1 to -{len(maps)}", text=layer, do=do)
+    return maps[number - 1 : number]
+
 # %% ../../nbs/tasks/54_contacts.ipynb #c8b07be6
 @dataclass(frozen=True, eq=False)
 class AttentionProbe:
@@ -169,10 +181,11 @@ class AttentionProbe:
 
     weights: np.ndarray  # (K*H,) of the heads
     offset: float
+    layer: int | None = None  # whose heads; None: those of all layers
 
     def predict(self, model: Any, proteins: list[Protein]) -> list[np.ndarray]:  # (N,N) logits of each protein
         "Scores of all pairs of residues"
-        return [self._scores(attention_features(model, p)) for p in progress(proteins, desc="attention")]
+        return [self._scores(attention_features(model, p, self.layer)) for p in progress(proteins, desc="attention")]
 
     def _scores(self, maps):
         if len(maps) != len(self.weights):
@@ -193,6 +206,7 @@ def attention_probe(
     model: Any,  # has `attention_maps`
     proteins: list[Protein],  # to draw from; those without a contact map are passed over
     contacts: dict[str, np.ndarray],  # id -> (N,N) 1, 0 or NaN, see `contact_map`
+    layer: int | None = None,  # whose heads, see attention_features; None: those of all layers
     n_proteins: int = 20,  # Rao et al. 2021
     n_pairs: int = 100_000,  # pairs to fit on at most, drawn by seed
     penalty: float = 0.15,  # scikit-learn's C of the L1 penalty; Rao et al. 2021
@@ -208,13 +222,13 @@ def attention_probe(
     for p in progress(drawn, desc="attention"):
         i, j = np.nonzero(_pairs(contacts[p.id])[0].numpy())
         some = numpy_rng(seed, "probe pairs", p.id).permutation(len(i))[: -(-n_pairs // len(drawn))]
-        xs.append(attention_features(model, p)[:, i[some], j[some]].T)
+        xs.append(attention_features(model, p, layer)[:, i[some], j[some]].T)
         ys.append(contacts[p.id][i[some], j[some]])
     y = np.concatenate(ys)
     _check_touching(int(y.sum()), len(y))
     settings = dict(solver="liblinear", max_iter=1000, random_state=0)
     fitted = LogisticRegression(C=penalty, **settings, **_l1(LogisticRegression)).fit(np.concatenate(xs), y)
-    return AttentionProbe(fitted.coef_[0], float(fitted.intercept_[0]))
+    return AttentionProbe(fitted.coef_[0], float(fitted.intercept_[0]), layer)
 
 # %% ../../nbs/tasks/54_contacts.ipynb #5a9196c8
 _PROBES = {"projections": contact_probe, "attention": attention_probe}
@@ -226,6 +240,7 @@ def contact_precision(
     test: list[Protein],  # proteins to score; those without a map or a long-range contact get no row
     contacts: dict[str, np.ndarray],  # id -> (N,N) 1, 0 or NaN, see `contact_map`
     probe: str = "projections",  # 'projections' of states (`contact_probe`), or 'attention' (`attention_probe`)
+    layer: int | None = None,  # which layer is read; None: the last for projections, all for attention
     fitted_on: str | None = None,  # the model whose probe reads all others; `None`: each has a probe of its own
     seed: int = 0,  # of the probe
     **settings,  # of the probe
@@ -239,7 +254,7 @@ def contact_precision(
         raise DataError("none of the test proteins has a long-range contact")
 
     def fit(model):
-        return _PROBES[probe](model, train, contacts, seed=seed, **settings)
+        return _PROBES[probe](model, train, contacts, layer, seed=seed, **settings)
 
     rows = []
     for name, draw, model, fitted in with_probes(models, fit, fitted_on):

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -24,8 +23,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..base.errors import ConfigError, DataError, ModelError, PlmsubError, RunError
-from ..base.files import progress, read_json, whole_file
+from ..base.errors import ConfigError, DataError, ModelError, PlmsubError
+from ..base.files import file_name, progress, read_json, whole_file, write_table
 from ..base.runs import claim_folder
 from ..base.seeds import generator, pick_device
 from ..batches import encode, esm_alphabet, token_batches
@@ -529,14 +528,6 @@ def _each(folding, model, sequences, recycles, batch_tokens, chunk) -> Iterator:
 # %% ../../nbs/tasks/52_folding.ipynb #ac02fb3d
 _NUMBERS = re.compile(r"^REMARK   3 RESIDUES [0-9]+ PLDDT ([0-9.]+) PTM ([0-9.]+)$", re.M)
 
-
-def _file_name(id):
-    "A file name for any id; DataError for one that is too long"
-    name = quote(id, safe=" ") + ".pdb"
-    if len(name) > 200:
-        raise DataError("the id is too long for the name of a file", text=id)
-    return name
-
 # %% ../../nbs/tasks/52_folding.ipynb #372b0c71
 def _kept(file, key):
     "pLDDT and pTM if the file answers the same question, else None; DataError for a file that is not ours"
@@ -554,12 +545,8 @@ def _kept(file, key):
 def _keep(file, prediction, key):
     "Write a structure, and say what `_kept` says of it"
     text = _pdb(prediction, key)
-    try:
-        with whole_file(file) as f:
-            f.write_text(text)
-    except OSError as e:
-        do = "Is there room, and may you write?"
-        raise RunError("a structure cannot be written", file=file, text=e.strerror or str(e), do=do) from None
+    with whole_file(file) as f:
+        f.write_text(text)
     return _kept(file, key)
 
 # %% ../../nbs/tasks/52_folding.ipynb #fbd70479
@@ -579,8 +566,7 @@ def _table(rows, folder):
     "Rows as a table, which is also written to the folder"
     kinds = dict(id=object, file=object, error=object)
     table = pd.DataFrame({k: pd.Series([r[k] for r in rows], dtype=kinds.get(k)) for k in rows[0]})
-    with whole_file(folder / "summary.csv") as f:
-        table.to_csv(f, index=False)
+    write_table(table, folder / "summary.csv")
     return table
 
 # %% ../../nbs/tasks/52_folding.ipynb #26253a8c
@@ -614,7 +600,7 @@ def fold(
     for p in proteins:
         rows.append(dict(id=p.id, n_residues=len(p), plddt=math.nan, ptm=math.nan, file=None, error=None))
         with _noted(rows[-1]):
-            rows[-1]["file"], key = _file_name(p.id), _key(content, p.sequence)
+            rows[-1]["file"], key = file_name(p.id, ".pdb"), _key(content, p.sequence)
             if kept := _kept(folder / rows[-1]["file"], key):
                 rows[-1] |= kept
             else:

@@ -26,7 +26,7 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial import cKDTree
 
 from ..base.errors import ConfigError, DataError, PlmsubError
-from ..base.files import progress
+from ..base.files import id_of_file, progress
 from ..io.dssp import assign_dssp, letters_of, letters_on
 from ..io.structures import Chain, ideal_backbone, pdb_text, read_chain
 from ..proteins import STATES, Protein, states_of
@@ -308,12 +308,12 @@ def structure_files(
     if not source.exists():
         raise DataError("there is no such file or folder", file=source)
     for file in sorted(source.iterdir()) if source.is_dir() else [source]:
-        name = Path(file.name[:-3] if file.suffix == ".gz" else file.name)
+        name, id = Path(file.name[:-3] if file.suffix == ".gz" else file.name), id_of_file(file)
         if file.is_dir() or name.suffix not in _ENDINGS or file.name.startswith("."):
             continue
-        if name.stem in files:
-            raise DataError(f"{files[name.stem]} has the same name", file=file, do="Keep one of them")
-        files[name.stem] = str(file)
+        if id in files:
+            raise DataError(f"{files[id]} has the same name", file=file, do="Keep one of them")
+        files[id] = str(file)
     if not files:
         do = "Their names end in .pdb, .ent, .cif or .mmcif, also with .gz, or have no ending"
         raise DataError("there is no structure here", file=source, do=do)

@@ -139,6 +139,7 @@ class TuneConfig:
 
     tune: str = "lora"  # what changes inside the model: 'head': nothing; 'lora': adapters; 'full': all weights
     output: str = "classes"  # 'classes', or 'number' for a regression
+    layer: int | None = None  # whose states a head reads, see as_layers; None: the last
     pooling: str = "mean"  # over residues: 'mean', or 'attention' (learned)
     epochs: int = 20  # at most
     patience: int = 3  # epochs without a lower loss on valid, after which training ends
@@ -161,6 +162,8 @@ class TuneConfig:
         check_fields(self, **names, **counts, **shares, pooling=one_of("mean", "attention"), dropout=_share(0.99))
         if self.regrow and self.tune != "full":
             raise ConfigError("weights regrow only in full fine-tuning", do="Set tune='full'")
+        if self.layer is not None and self.tune != "head":
+            raise ConfigError("what is trained inside the model reads its last layer", do="Set tune='head' or no layer")
 
 # %% ../../nbs/tasks/57_transfer.ipynb #348f9cd8
 class Head(nn.Module):
@@ -258,8 +261,8 @@ def _prepared(model, proteins, config):
         return texts
     shown = [Protein(p.id, text) for p, text in zip(proteins, texts)]
     if config.pooling == "mean":
-        return list(torch.from_numpy(mean_embeddings(model, shown))[:, None])
-    states = dict(residue_states(model, shown))
+        return list(torch.from_numpy(mean_embeddings(model, shown, config.layer))[:, None])
+    states = dict(residue_states(model, shown, config.layer))
     return [next(iter(states[i].values())) for i in range(len(shown))]
 
 # %% ../../nbs/tasks/57_transfer.ipynb #dd5e7320
