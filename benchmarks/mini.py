@@ -83,7 +83,7 @@ def corpus(data):
     rows = [dict(source="CATH v4.3.0 S20, training part", licence="CATH, CC BY 4.0", not_read=0, proteins=parts.train)]
     for file, (what, licence, out) in SOURCES.items():
         skipped = []
-        read = read_proteins(data / "corpus" / file, final_stop=True, skipped=skipped)
+        read = read_proteins(data / "corpus" / file, skipped=skipped)
         rows.append(
             dict(
                 source=what,

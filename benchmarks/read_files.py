@@ -54,7 +54,7 @@ KINDS = [
     (
         "Prokka proteins",
         "corpus/prokka_*.faa",
-        'from plmsub.headers import read_proteins; found = [p for f in files for p in read_proteins(f, "prokka", final_stop=True, skipped=refused)]',
+        'from plmsub.headers import read_proteins; found = [p for f in files for p in read_proteins(f, "prokka", skipped=refused)]',
     ),
     (
         "DeepLocPro sequences",

@@ -302,9 +302,10 @@ def parse_category(
     if numbers := re.fullmatch("random:([0-9]{1,9})(?::([0-9]{1,9}))?", text):
         return random_category(proteins or [], int(numbers[1]), int(numbers[2] or 0))
     if text.startswith("residues:") and (place := _file_and_rest(text.removeprefix("residues:"))):
-        return residue_label_category(f"residues {place[1]}", read_residue_labels(place[0]), place[1])
+        strings = read_residue_labels(place[0], {p.id: p.sequence for p in proteins or []})
+        return residue_label_category(f"residues {place[1]}", strings, place[1])
     if place := _file_and_rest(text):
-        return label_category(read_labels(place[0], "," if place[0].endswith(".csv") else "\t"), place[1])
+        return label_category(read_labels(place[0]), place[1])
     if label := re.fullmatch(r"(\w+)=(.+)", text):
         return _header_category(label[1], label[2], proteins or [])
     raise ConfigError("no such category, and no such file", text=text, do=_FORMS)

@@ -36,7 +36,7 @@ from plmsub.io.data import Release, read_listing, read_manifest, unpack
 from plmsub.io.dssp import read_dssp, read_dssp_table
 from plmsub.io.fasta import read_fasta
 from plmsub.io.headers import read_proteins
-from plmsub.io.labels import read_labels, read_residue_labels
+from plmsub.io.labels import _IDS, _LABELS, read_labels, read_residue_labels
 from plmsub.io.structures import Chain, ideal_backbone, pdb_text, read_chain
 from plmsub.io.toy import clf_text, fasta_text, toy_domains
 from plmsub.io.variants import read_assays, read_variants
@@ -95,12 +95,25 @@ def number(kind, text):  # kind: int or float
         raise Unreadable(e) from None
 
 
-def text_of(data, invisible=False):
-    "UTF-8 text with plain line ends and, unless allowed, nothing invisible, from plain or compressed bytes"
+def line_of(data):
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252")
+
+
+def text_of(data, invisible=False, strict=False):
+    "Text with plain line ends and, unless allowed, nothing invisible, from plain or compressed bytes; strict: UTF-8 only"
     try:
         if data.startswith(b"\x1f\x8b"):
             data = gzip.decompress(data)
-        text = data.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+        if strict:
+            text = data.decode("utf-8")
+        elif data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            text = data.decode("utf-16")
+        else:
+            text = "".join(map(line_of, re.split(rb"(?<=[\r\n])", data)))
+        text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
         raise Unreadable(e) from None
     need(invisible or text.replace("\n", "").replace("\t", "").isprintable(), "invisible characters")
@@ -112,20 +125,39 @@ def rows_of(data, **kwargs):
     return [line for line in text_of(data, **kwargs).split("\n") if line.strip() and not line.startswith("#")]
 
 
-def csv_of(data, *names):
-    "These columns of a CSV table, row by row"
-    lines = text_of(data).split("\n")
+def cells_of(data):
+    "Rows of a CSV table; of tab, comma and semicolon the one that divides the first row most is the separator"
+    lines = rows_of(data)
+    need(lines)
+    widths = {s: len(next(csv.reader(lines[:1], delimiter=s))) for s in "\t,;"}
     try:
-        head, *rows = [[value.strip() for value in row] for row in csv.reader(lines, strict=True) if row]
+        rows = list(csv.reader(lines, delimiter=max(widths, key=widths.get), strict=True))
     except csv.Error as e:
         raise Unreadable(e) from None
-    need(rows and all(len(row) == len(head) for row in rows) and all(head.count(name) == 1 for name in names))
-    return [[row[head.index(name)] for name in names] for row in rows]
+    return [[value.strip() for value in row] for row in rows]
+
+
+def csv_of(data, *names):
+    "These columns of a CSV table with a header, row by row"
+    head, *rows = cells_of(data)
+    lower = [name.lower() for name in head]
+    need(rows and all(len(row) == len(head) for row in rows))
+    need(all((head.count(name) or lower.count(name.lower())) == 1 for name in names))
+    places = [head.index(name) if name in head else lower.index(name.lower()) for name in names]
+    return [[row[place] for place in places] for row in rows]
 
 
 def unique(rows):
     need(len({row[0] for row in rows}) == len(rows), "an id twice")
     return rows
+
+
+def once(rows, same=lambda row: row):  # `same`: what equal rows have in common
+    "Rows with one id each: an equal one counts once, another is an error"
+    first = {}
+    for row in rows:
+        need(same(first.setdefault(row[0], row)) == same(row), "an id twice")
+    return list(first.values())
 
 
 def letters(rows, alphabet):  # the last value of each row
@@ -144,7 +176,7 @@ def json_of(data, nan=False):
         need(nan or math.isfinite(float(digits)), "no number")
         return float(digits)
 
-    text = data if isinstance(data, str) else text_of(data, invisible=True)
+    text = data if isinstance(data, str) else text_of(data, invisible=True, strict=True)
     try:
         return json.loads(text, object_pairs_hook=pairs, parse_constant=decimal, parse_float=decimal)
     except (ValueError, RecursionError) as e:
@@ -199,7 +231,7 @@ def clf_oracle(data):
     for row in rows:
         need(len(row) == 12 and re.fullmatch(r"[0-9][a-z0-9]{3}[A-Za-z0-9][0-9]{2}", row[0]) and row[1] in "12346")
         need(all(re.fullmatch("[1-9][0-9]*", column) for column in row[1:11]) and math.isfinite(number(float, row[11])))
-    return unique([[*row[:11], float(row[11])] for row in rows])
+    return once([[*row[:11], float(row[11])] for row in rows])
 
 
 def fasta_of(data):
@@ -209,12 +241,23 @@ def fasta_of(data):
     return [(head.strip(), "".join(map(str.strip, body))) for head, *body in (r.split("\n") for r in records)]
 
 
+def proteins_of(data):
+    "(header, sequence) of each record, in capitals, without blanks, digits and a last stop codon, J as X"
+    small = str.maketrans("abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", " \t0123456789")
+    found = [(head, text.translate(small).replace("J", "X").removesuffix("*")) for head, text in fasta_of(data)]
+    for _, text in found:
+        genes = len(text) >= 40 and set(text) <= set("ACGTUN") and len(set("ACG") & set(text)) == 3
+        need(not genes or not set("TU") & set(text), "nucleotides")
+    return letters(found, RESIDUES)
+
+
 def cath_of(data, alphabet):
     "(id, boundary, text) of each record with a CATH header"
     form = re.compile(r"(?:\S*\|)?(\w{7})(?:/([-\w()]+))?(?:\s.*)?", re.A)
-    found = [(form.fullmatch(head), text) for head, text in fasta_of(data)]
+    records = proteins_of(data) if alphabet == RESIDUES else letters(fasta_of(data), alphabet)
+    found = [(form.fullmatch(head), text) for head, text in records]
     need(all(match for match, _ in found))
-    return unique(letters([(*match.groups(), text) for match, text in found], alphabet))
+    return once([(*match.groups(), text) for match, text in found])
 
 
 def strings_of(data, alphabet=STATES):
@@ -261,7 +304,7 @@ def names_oracle(data):  # the names of CATH hold spaces that do not break
 
 FORMATS |= {
     "clf": one_file("toy.clf", CLF, clf, clf_oracle),
-    "fasta": one_file("toy.fa", FASTA, read_fasta, lambda data: letters(fasta_of(data), RESIDUES)),
+    "fasta": one_file("toy.fa", FASTA, read_fasta, lambda data: once(proteins_of(data))),
     "cath fasta": one_file(
         "toy.fa",
         FASTA,
@@ -288,7 +331,10 @@ def tokens(file):
 
 
 def tokens_oracle(data):
-    return [f"<cls>{text}<eos>" for (text,) in letters([[text] for text in text_of(data).split("\n")], RESIDUES)]
+    return [
+        f"<cls>{text}<eos>"
+        for (text,) in letters([[text] for text in text_of(data, strict=True).split("\n")], RESIDUES)
+    ]
 
 
 def table(*rows):
@@ -296,15 +342,23 @@ def table(*rows):
 
 
 def labels_oracle(data):
-    rows = [[column.strip() for column in line.split("\t")] for line in rows_of(data)]
+    rows = cells_of(data)
+    id, label = ([""] + rows[0])[-2:]
+    header = (
+        id.lower() in _IDS and label.lower() in _LABELS and (len(rows[0]) == 2 or len(rows[0]) == 3 and not rows[0][0])
+    )
+    rows = [row[len(rows[0]) - 2 :] for row in rows[1:]] if header else rows
     need(rows and all(len(row) == 2 and all(row) for row in rows))
-    return dict(unique(rows))
+    return dict(once(rows))
 
 
 def residue_labels_oracle(data):
-    is_fasta = text_of(data).lstrip().startswith(">")
-    rows = [(head.split()[0], text) for head, text in fasta_of(data)] if is_fasta else list(labels_oracle(data).items())
-    return dict(unique(letters(rows, "".join(chr(c) for c in range(33, 127) if chr(c) not in "#>"))))
+    if text_of(data).lstrip().startswith(">"):
+        rows = [(head.split()[0], text) for head, text in fasta_of(data)]
+    else:
+        rows = [[column.strip() for column in line.split("\t")] for line in rows_of(data)]
+        need(rows and all(len(row) == 2 and all(row) for row in rows))
+    return dict(once(letters(rows, "".join(chr(c) for c in range(33, 127) if chr(c) not in "#>"))))
 
 
 CATEGORIES = {"node": b"1.10", "state": b"helix", "random": b"random:20:3", "number": b"domain:2"}
@@ -393,8 +447,8 @@ def headers(parser, write, form, separator, place, *valid):  # the id is the `pl
         return [(p.id, write(p), p.sequence) for p in read_proteins(file, parser)]
 
     def oracle(data):
-        rows = [(form(head), text) for head, text in letters(fasta_of(data), RESIDUES)]
-        return unique([(head.split(separator)[place], head, text) for head, text in rows])
+        rows = [(form(head), text) for head, text in proteins_of(data)]
+        return once([(head.split(separator)[place], head, text) for head, text in rows], lambda row: row[2])
 
     text = "".join(f">{head}\n{d.sequence}\n" for head, d in zip(valid, TOY))
     return one_file(f"{parser}.fa", text.encode(), read, oracle)
@@ -487,12 +541,16 @@ def residues_of(atoms):  # (chain, number, code, residue, name, alternate, xyz, 
     return found
 
 
+def residue_number(text):
+    return int(text, 36) - 10 * 36**3 + 10_000 if re.fullmatch("[A-Z][0-9A-Z]{3}", text) else number(int, text)
+
+
 def pdb_oracle(data):
     atoms = []
     for line in text_of(data).split("\n"):
         if line[:6].rstrip() in ("END", "ENDMDL", "MODEL") and atoms:
             break
-        if line[:6] not in ("ATOM  ", "HETATM"):
+        if line[:6] != "HETATM" and not re.match("ATOM[ 0-9]", line):
             continue
 
         def cut(i, j, line=line):
@@ -506,7 +564,7 @@ def pdb_oracle(data):
         atoms.append(
             (
                 cut(21, 22),
-                number(int, cut(22, 26)),
+                residue_number(line[22:26]),
                 cut(26, 27),
                 cut(17, 20),
                 cut(12, 16),
@@ -680,23 +738,32 @@ def scan(file):
     ]
 
 
+def scan_value(text):
+    if text.lower() in ("", "na", "n/a", "none", "null", "-"):
+        return math.nan
+    comma = re.fullmatch("[+-]?[0-9]+,[0-9]+", text)
+    return number(float, "+".join(text.replace(",", ".").split() if comma else text.split()))
+
+
 def scan_oracle(data):
-    form, found = re.compile(r"([A-Z])0*(\d+)([A-Z])", re.A), []
-    for mutant, target, sequence in csv_of(data, "mutant", "target", "sequence"):
-        wild, changes = list(sequence), [form.fullmatch(change.strip()) for change in re.split("[:,]", mutant)]
+    form, found = re.compile(r"\(?([A-Z])0*(\d+)([A-Z*])\)?", re.A), {}
+    rows = csv_of(data, "mutant", "target", "sequence")
+    need(not (any("," in row[1] for row in rows) and any("." in row[1] for row in rows)))
+    for mutant, target, sequence in rows:
+        changes = [form.fullmatch(change) for change in re.split(r"[:,;/+_\s]+", re.sub(r"[\[\]]", "", mutant))]
         need(all(changes) and len({change[2] for change in changes}) == len(changes))
+        wild, value = list(sequence), scan_value(target)
+        need(not math.isinf(value))
+        if "*" in mutant:
+            continue
         for old, place, new in map(re.Match.groups, changes):
             need(0 < int(place) <= len(wild) and wild[int(place) - 1] == new)
             wild[int(place) - 1] = old
-        value = number(float, "+".join(target.split()) if target.lower() not in ("", "na") else "nan")
-        need(not math.isinf(value))
-        found.append((sorted("".join(change.groups()) for change in changes), sequence, "".join(wild), repr(value)))
-    need(len({wild for _, _, wild, _ in found}) == 1)
-    (
-        letters([row[:2] for row in found] + [row[:3] for row in found], RESIDUES),
-        unique([[":".join(row[0])] for row in found]),
-    )
-    return found
+        row = sorted("".join(change.groups()) for change in changes), sequence, "".join(wild), repr(value)
+        need(found.setdefault(":".join(row[0]), row) == row)
+    need(len({wild for _, _, wild, _ in found.values()}) == 1)
+    letters([row[:2] for row in found.values()] + [row[:3] for row in found.values()], RESIDUES)
+    return list(found.values())
 
 
 ASSAY_COLUMNS = (
@@ -1054,7 +1121,10 @@ def run(folder):
 
 
 def run_oracle(files):
-    about, complete = json_of(files["config.json"]), text_of(files["log.jsonl"], invisible=True).rpartition("\n")[0]
+    about, complete = (
+        json_of(files["config.json"]),
+        text_of(files["log.jsonl"], invisible=True, strict=True).rpartition("\n")[0],
+    )
     log = [json_of(line, nan=True) for line in complete.split("\n") if complete]
     return (
         about["config"],

@@ -137,9 +137,8 @@ def tgz_of_link(_):
 MADE = {
     "clf/binary.clf": lambda valid: b"\x89PNG\r\n\0\0",
     "clf/cut_off.clf.gz": lambda valid: gzip.compress(valid)[:-9],
-    "clf/latin1.clf": lambda valid: valid + "# protéine\n".encode("latin1"),
-    "clf/zip.clf": lambda valid: zip_of("toy.clf"),
-    "fasta/utf16.fa": lambda valid: valid.decode().encode("utf-16"),
+    "clf/no_text.clf": lambda valid: valid + b"# prot\x81ine\n",
+    "clf/zip.clf": lambda valid: zip_of("toy.clf", "other.clf"),
     "fasta/damaged.fa.gz": lambda valid: flipped(gzip.compress(valid, mtime=0), 11),
     "fasta/folder": lambda valid: "folder",
     "fasta/absent.fa": lambda valid: None,

@@ -146,7 +146,7 @@ def test_flags_without_a_use_are_refused(tmp_path, toy, monkeypatch, command, fl
     "flags, words",
     [
         (["--category", "1.10.10.10"], "--suppressed-by domain"),
-        (["--fasta", "stop.fa", "--headers", "plain"], "--final-stop leaves out"),
+        (["--fasta", "stop.fa", "--headers", "plain", "--strict"], "Without --strict this is left out"),
         (
             ["--domains", "toy.clf", "--fasta", "toy.fa", "--dssp", "structures", "--category", "helix"],
             "--dssp-by pydssp",

@@ -188,9 +188,7 @@ def test_targets_of_proteins_are_left_out_where_unknown():
         "A4del",
         "K2_T3insG",
         "K2dup",
-        "p.Lys2Arg",
         "K2fs",
-        "K2R;Y5F",
         "K2R:",
         "k2r",
         "K+2R",
@@ -201,8 +199,6 @@ def test_targets_of_proteins_are_left_out_where_unknown():
         "K2K2",
         "K٢R",
         "K2R:K2A",
-        "_wt",
-        "K2=",
         "K2*",
     ]
     + list(string.punctuation),

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, get_args, get_origin
 from fastcore.docments import docments
 
 from ..base.errors import PlmsubError
+from ..base.files import notes_as_lines
 
 # %% ../../nbs/app/72_command.ipynb #525395b7
 @dataclass(frozen=True)
@@ -214,6 +215,7 @@ def _parameters(flags: list[Flag]) -> list[Parameter]:
     ]
 
 # %% ../../nbs/app/72_command.ipynb #b6ce263a
+@notes_as_lines()
 def _run(call: Callable, prog: str, given: dict[str, Any], names: Mapping[str, str]) -> None:
     "Call a command from the shell; what goes wrong is one line, and exit status 1"
     try:

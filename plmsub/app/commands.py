@@ -22,6 +22,7 @@ from .command import command
 from .costs import cost_text, sweep_cost
 from plmsub.app.flags import (
     DataFlags,
+    FileFlags,
     ModelFlags,
     RunModelFlags,
     SplitFlags,
@@ -32,6 +33,7 @@ from plmsub.app.flags import (
     parts_of,
     recorded,
     run_of,
+    tell_skipped,
 )
 from plmsub.app.report import (
     folders_of,
@@ -46,7 +48,7 @@ from plmsub.app.report import (
 )
 from .sweep import Job, estimate_cost, paper_jobs, read_jobs, submit, sweep, write_jobs
 from .track import tracker
-from ..base.errors import ConfigError, DataError
+from ..base.errors import ConfigError, DataError, PlmsubError
 from ..base.files import data_dir, package_file, whole_file, write_json
 from ..comparison import compare, readable
 from ..evaluation import evaluate, models_of
@@ -468,12 +470,13 @@ def plmsub_tm(
     out: str = "",  # CSV file for the table
     processes: int = 2,  # pairs compared at a time
     dssp_by: str = "pydssp",  # program for secondary structure: pydssp or mkdssp; none: leave it out
-    highest: float = 100,  # of the scale of pLDDT in the models' B factors, 100 or 1; 0: they are no pLDDT
+    highest: float
+    | None = None,  # of the scale of pLDDT in the B factors, 100 or 1; by default as each file shows; 0: no pLDDT
     any_sequence: bool = False,  # compare structures of any sequence, by TM-align alone
 ):
     "Compare predicted structures with native ones"
     program = None if dssp_by == "none" else dssp_by
-    settings: dict[str, Any] = dict(program=program, highest=highest or None, same_sequence=not any_sequence)
+    settings: dict[str, Any] = dict(program=program, highest=highest, same_sequence=not any_sequence)
     if Path(models).is_file():
         table = pd.DataFrame([dict(id=Path(models).stem, **score_pair(models, natives, **settings), error="")])
     else:
@@ -486,7 +489,7 @@ def plmsub_tm(
 
 # %% ../../nbs/app/76_commands.ipynb #be57177d
 @dataclass(frozen=True)
-class ProbeFlags:
+class ProbeFlags(FileFlags):
     "Task"
 
     data: str = ""  # contacts: folder of structures; mutations: table of variants, or a folder of them; localization: FASTA file
@@ -497,12 +500,36 @@ class ProbeFlags:
     seed: int = 0  # of splits, folds and probes
 
 # %% ../../nbs/app/76_commands.ipynb #6b0a1534
+def _read_each(files: dict[str, Any], read: Callable, leave_out: bool) -> dict[str, Any]:
+    "What is read of each file by its name; files that cannot be read are left out and listed, or the first is raised"
+    found, errors = {}, list[PlmsubError]()
+    for name, file in files.items():
+        try:
+            found[name] = read(name, file)
+        except PlmsubError as e:
+            if not leave_out:
+                raise
+            errors.append(e)
+    tell_skipped(errors, "file")
+    if not found:
+        raise errors[0] if errors else DataError("no file is here")
+    return found
+
+
 def _mutations(models: dict, how: ProbeFlags) -> pd.DataFrame:
     folder = Path(how.data)
-    files = sorted(folder.glob("*.csv")) if folder.is_dir() else [folder]
+    skipped: list[DataError] | None = [] if how.leave_out else None
+    endings = re.compile(r"\.(csv|tsv|txt)(\.(gz|bz2|xz|zst|zip))?$", re.IGNORECASE)
+    files = sorted(f for f in folder.iterdir() if endings.search(f.name)) if folder.is_dir() else [folder]
     if not files:
         raise DataError("no tables of variants here", file=how.data, do="Give a CSV file, or a folder of them")
-    return rank_correlation(zero_shot(models, {f.stem: read_variants(f) for f in files}))
+
+    def read(name: str, file: Path) -> pd.DataFrame:
+        return read_variants(file, **how.of_table(name, skipped))
+
+    scans = _read_each({endings.sub("", f.name): f for f in files}, read, how.leave_out)
+    tell_skipped(skipped or [], "variant")
+    return rank_correlation(zero_shot(models, scans))
 
 # %% ../../nbs/app/76_commands.ipynb #8127b4df
 def _localization(models: dict, how: ProbeFlags) -> pd.DataFrame:
@@ -513,7 +540,10 @@ def _localization(models: dict, how: ProbeFlags) -> pd.DataFrame:
 
 # %% ../../nbs/app/76_commands.ipynb #e5cda21b
 def _contacts(models: dict, how: ProbeFlags) -> pd.DataFrame:  # five folds; similar proteins stay together
-    chains = {id: read_chain(file) for id, file in structure_files(how.data).items()}
+    def read(_: str, file: str) -> Any:
+        return read_chain(file, how.chain or None)
+
+    chains = _read_each(structure_files(how.data), read, how.leave_out)
     proteins = with_clusters([Protein(id, c.sequence) for id, c in chains.items()])
     maps = {id: contact_map(c) for id, c in chains.items()}
     settings: dict[str, Any] = dict(seed=how.seed, contacts=maps, probe=how.contacts)
@@ -586,6 +616,8 @@ def plmsub_embed(
     half: bool = False,  # store half precision
     window: int = 1022,  # residues read at once; longer proteins are read in windows and averaged
     overlap: int = 256,  # residues that windows share at least
+    skip: bool = False,  # leave out records that cannot be read, and list them
+    strict: bool = False,  # refuse what would be mended in the sequences: small letters, blanks, a * at the end
     *,
     model: ModelFlags,
 ):
@@ -595,7 +627,9 @@ def plmsub_embed(
     except ValueError:
         raise ConfigError("layers are whole numbers with commas between them", text=repr_layers) from None
     plm = model.load()
-    asked, proteins = Subnetwork(plm, mask) if mask else plm, read_proteins(fasta, headers)
+    skipped: list | None = [] if skip else None
+    asked, proteins = Subnetwork(plm, mask) if mask else plm, read_proteins(fasta, headers, skipped, strict)
+    tell_skipped(skipped or [])
     embeddings = embed_proteins(asked, proteins, out, layers, _names(include), batch_tokens, half, window, overlap)
     print(f"{len(embeddings):,} proteins in {out}: layers {repr_layers}, {include}")
     return embeddings

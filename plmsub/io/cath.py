@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..base.errors import ConfigError, DataError
-from ..base.files import decoded_lines, numbered_lines, package_file
-from .fasta import fasta_records, unique_id
+from ..base.files import decoded_lines, mending, numbered_lines, package_file
+from .fasta import fasta_records, is_new, unique_id
 from plmsub.proteins import (
     AMINO_ACIDS,
     CLASSES,
     DOMAIN_ID,
     DOMAIN_ID_ADVICE,
     DSSP_LETTERS,
-    LETTERS_ADVICE,
     LEVELS,
     OTHER_RESIDUES,
     Domain,
@@ -66,19 +65,18 @@ def _clf_row(row, **where):
 
 # %% ../../nbs/io/12_cath.ipynb #cec4ecfb
 def read_clf(
-    path: Path | str,  # CLF 2.0, plain or gzip
+    path: Path | str,  # CLF 2.0, plain or compressed
 ) -> dict[str, ClfRow]:  # by CATH domain id, in the order of the file
     "Read a CATH domain list; `DataError` names the first row that is not right"
-    rows: dict[str, ClfRow] = {}
-    lines: dict[str, int] = {}
-    for n, line in numbered_lines(path):
-        if line.strip() and not line.startswith("#"):
-            row = _clf_row(line, file=path, line=n)
-            unique_id(lines, row.id, n, path)
-            rows[row.id] = row
-    if not rows:
+    seen: dict[str, tuple[int, ClfRow]] = {}
+    with mending(path) as mend:
+        for n, line in numbered_lines(path):
+            if line.strip() and not line.startswith("#"):
+                row = _clf_row(line, file=path, line=n)
+                is_new(seen, row.id, row, n, path, mend)
+    if not seen:
         raise DataError("the list has comments only", file=path)
-    return rows
+    return {id: row for id, (_, row) in seen.items()}
 
 # %% ../../nbs/io/12_cath.ipynb #972965c3
 def _cnf_row(row, **where):
@@ -98,7 +96,7 @@ def _cnf_row(row, **where):
 # %% ../../nbs/io/12_cath.ipynb #017e3ea2
 def _cnf_lines(path):
     "Number and text of the lines that are not comments"
-    for n, line in decoded_lines(path):
+    for n, line in decoded_lines(path, strict=False):
         nodes, colon, name = line.rstrip("\n").partition(":")
         line = nodes + colon + name.replace("\u00a0", " ")
         if not line.replace("\t", " ").isprintable():
@@ -108,7 +106,7 @@ def _cnf_lines(path):
 
 # %% ../../nbs/io/12_cath.ipynb #7d2117cc
 def read_cath_names(
-    path: Path | str,  # CNF 2.0, plain or gzip
+    path: Path | str,  # CNF 2.0, plain or compressed
 ) -> dict[str, str]:  # node, such as '1.10.8' -> its name; '' where it has none
     "Read the names of CATH nodes; `DataError` names the first row that is not right"
     names: dict[str, str] = {}
@@ -136,18 +134,19 @@ def cath_header(
 
 # %% ../../nbs/io/12_cath.ipynb #b24a36c1
 def _cath_records(
-    path, alphabet=AMINO_ACIDS + OTHER_RESIDUES, advice=LETTERS_ADVICE
+    path, alphabet=AMINO_ACIDS + OTHER_RESIDUES, advice=None, strict=False
 ) -> Iterator[tuple[int, str, str | None, str]]:
     "Line, id, boundary and string of every record of a FASTA file with CATH headers"
-    lines: dict[str, int] = {}
-    for n, header, text in fasta_records(path, alphabet, advice):
-        id, boundary = cath_header(header, file=path, line=n)
-        unique_id(lines, id, n, path)
-        yield n, id, boundary, text
+    seen: dict = {}
+    with mending(path, strict) as mend:
+        for n, header, text in fasta_records(path, alphabet, advice, strict=strict):
+            id, boundary = cath_header(header, file=path, line=n)
+            if is_new(seen, id, (boundary, text), n, path, mend):
+                yield n, id, boundary, text
 
 
 def read_cath_fasta(
-    path: Path | str,  # FASTA with CATH headers, plain or gzip
+    path: Path | str,  # FASTA with CATH headers, plain or compressed
 ) -> dict[str, tuple]:  # CATH domain id -> (boundary or None, sequence), in the order of the file
     "Read CATH's sequences"
     return {id: (boundary, sequence) for _, id, boundary, sequence in _cath_records(path)}
@@ -166,7 +165,7 @@ def _dssp_records(path, dash):
 
 
 def read_dssp_fasta(
-    path: Path | str,  # FASTA with CATH headers and DSSP letters, plain or gzip
+    path: Path | str,  # FASTA with CATH headers and DSSP letters, plain or compressed
     dash: str | None = None,  # what '-' means: 'coil', or 'unassigned' (then read as '.'); `None`: the file has none
 ) -> dict[str, str]:  # CATH domain id -> string
     "Read DSSP strings"
@@ -198,6 +197,7 @@ def read_domains(
     dssp_file: Path | str | None = None,  # DSSP strings with CATH headers; domains it lacks have `dssp` None
     dash: str | None = None,  # what '-' means in `dssp_file`, see `read_dssp_fasta`
     check_lengths: bool = True,  # compare the lengths of list and sequences
+    strict: bool = False,  # refuse what would be mended in the sequences, see `read_fasta`
 ) -> list[Domain]:  # in the order of `fasta_file`
     "Read domains; everything is returned, or a `DataError` names what is not right"
     if fasta_file is None:
@@ -209,7 +209,7 @@ def read_domains(
     rows, dssp = read_clf(list_file), {} if dssp_file is None else _dssp_records(dssp_file, dash)
     return [
         _domain(record, rows, dssp, check_lengths, list_file, dssp_file, fasta_file)
-        for record in _cath_records(fasta_file)
+        for record in _cath_records(fasta_file, strict=strict)
     ]
 
 # %% ../../nbs/io/12_cath.ipynb #cc0541f6

@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from ..base.errors import ConfigError, DataError, RunError
 from ..base.files import numbered_lines, progress
-from .structures import Chain, cif_tables, is_cif, one_letter, pdb_text, pick_chain, read_chain
+from .structures import Chain, cif_tables, is_cif, one_letter, pdb_text, pick_chain, read_chain, structure_id
 from ..proteins import AMINO_ACIDS, OTHER_RESIDUES, Domain, Protein
 
 # %% ../../nbs/io/16_dssp.ipynb #8cc24a3d
@@ -68,14 +68,26 @@ def _check_total(total, rows, path):
         do = "Was it cut off?"
         raise DataError(f"the file should have {total} residues and has {len(rows)}", file=path, do=do)
 
+
+def _chain_name(row, extra, **where):
+    "Name of the chain of a row; '>' says that it stands behind the coordinates, where the second word is the author's"
+    if (name := row[11].strip()) != ">":
+        return name
+    words = row[136:].split()[:2] if extra else []
+    if not words:
+        what, do = "the name of this chain is too long for its column, and stands nowhere else", "Use DSSP's mmCIF"
+        raise DataError(what, text=row, do=do, **where)
+    return words[-1]
+
 # %% ../../nbs/io/16_dssp.ipynb #1e53cbdc
 def _classic_rows(path):
     "(file and line, chain, letter, number, code, xyz, state) of every residue"
-    total, begun, rows = None, False, []
+    total, extra, begun, rows = None, False, False, []
     for n, line in numbered_lines(path):
         where = {"file": path, "line": n}
         if not begun:
             begun = line.startswith("  #  RESIDUE AA")
+            extra = begun and "CHAIN" in line
             total = match[1] if (match := _TOTAL.match(line)) else total
         elif line.strip() and line[13:14] != "!":
             number, xyz = line[5:10], [line[i : i + 7] for i in (115, 122, 129)]
@@ -84,7 +96,8 @@ def _classic_rows(path):
             if not all(re.fullmatch(r" *-?[0-9]+\.[0-9]", x) for x in xyz):
                 raise DataError("columns 116 to 136 are not coordinates", text="".join(xyz), **where)
             letter = "C" if line[13].islower() else line[13]  # two small letters of a kind are a bridge
-            rows.append((where, line[11].strip(), letter, int(number), line[10].strip(), [*map(float, xyz)], line[16]))
+            chain = _chain_name(line, extra, **where)
+            rows.append((where, chain, letter, int(number), line[10].strip(), [*map(float, xyz)], line[16]))
     if not begun:
         what = "this is not a DSSP file: it lacks the line # RESIDUE AA"
         raise DataError(what, file=path, do=_READ_COORDINATES)
@@ -128,7 +141,7 @@ def _mmcif_rows(path):
 
 # %% ../../nbs/io/16_dssp.ipynb #dddc4069
 def read_dssp(
-    path: Path | str,  # classic or mmCIF, plain or gzip, recognized by content
+    path: Path | str,  # classic or mmCIF, plain or compressed, recognized by content
     chain: str | None = None,  # chain name, in mmCIF the author's; `None`: the file has one only
 ) -> Chain:  # with `dssp` (eight states and P); of the coordinates only CA
     "Read one chain of a DSSP file"
@@ -283,14 +296,26 @@ def letters_on(
     return "".join(placed)
 
 # %% ../../nbs/io/16_dssp.ipynb #2632464c
-_ENDINGS = [end + packed for end in (".dssp", ".cif", ".mmcif", "", ".pdb", ".ent") for packed in ("", ".gz")]
+_DSSP = re.compile(r"\.dssp(?=$|\.(gz|bz2|xz|zst|zip)$)", re.IGNORECASE)
+_CIF = re.compile(r"\.(mm)?cif\b", re.IGNORECASE)
 
 
-def _file_of(protein, folder):
+def _files_of(folder):
+    "Id in small letters -> files of this id in a folder, those of DSSP first, then mmCIF"
+    files: dict[str, list[Path]] = {}
+    order = sorted((not _DSSP.search(p.name), not _CIF.search(p.name), p.name, p) for p in Path(folder).iterdir())
+    for *_, path in order:
+        id = structure_id(_DSSP.sub("", path.name))
+        if path.is_file() and id and not id.startswith("."):
+            files.setdefault(id.lower(), []).append(path)
+    return files
+
+
+def _file_of(protein, files):
     "The file of a protein, or of its PDB entry; `None` where there is none"
-    names = [protein.id, *([protein.pdb] if isinstance(protein, Domain) else [])]
-    paths = (Path(folder) / (name + ending) for name in names for ending in _ENDINGS)
-    return next((path for path in paths if path.is_file()), None)
+    entries = [protein.pdb, f"pdb{protein.pdb}"] if isinstance(protein, Domain) else []
+    own = [path for path in files.get(protein.id.lower(), []) if path.name.startswith(protein.id)]
+    return next(iter(own + [path for name in entries for path in files.get(name, [])]), None)
 
 # %% ../../nbs/io/16_dssp.ipynb #0088a379
 def _is_dssp(path):
@@ -303,7 +328,7 @@ def _is_dssp(path):
 def _chain_of(protein, path, program):
     "The chain of a protein with its secondary structure"
     whole_entry = not path.name.startswith(protein.id)
-    name = protein.chain.replace("0", "") if whole_entry else None  # CATH writes 0 for a chain without a name
+    name = protein.chain if whole_entry else None
     if _is_dssp(path):
         chain = read_dssp(path, name)
     elif program is None:
@@ -314,14 +339,14 @@ def _chain_of(protein, path, program):
     return chain.cut(protein.boundary) if whole_entry and protein.boundary else chain
 
 # %% ../../nbs/io/16_dssp.ipynb #5927bb54
-def _letters_for(protein, source, program):
-    "The letters for a protein, or None"
+def _letters_for(protein, source, files, program):
+    "The letters for a protein, or None; files: of the folder, where the source is one"
     path = None
     if isinstance(source, Mapping):
         residues = source.get(protein.id)
         if residues is None or isinstance(residues, str):
             return residues
-    elif path := _file_of(protein, source):
+    elif path := _file_of(protein, files):
         residues = _chain_of(protein, path, program)
     else:
         return None
@@ -343,10 +368,11 @@ def with_dssp(
             "secondary structure comes from a dictionary or a folder", text=str(source), do="Check the path"
         )
     done, missing, absent = [], {}, "not there" if isinstance(source, Mapping) else "no file"
+    files = {} if isinstance(source, Mapping) else _files_of(source)
     for protein in progress(proteins, desc="secondary structure"):
         letters = None
         try:
-            if (letters := _letters_for(protein, source, program)) is None:
+            if (letters := _letters_for(protein, source, files, program)) is None:
                 missing[protein.id] = absent
         except (DataError, RunError) as e:
             if not skip:
@@ -374,7 +400,7 @@ def _table_row(row, lines, **where):
 # %% ../../nbs/io/16_dssp.ipynb #979324b1
 def read_dssp_table(
     path: Path
-    | str,  # tab-separated, plain or gzip: columns domain, alphabet, sequence, ss; length, if any, is checked
+    | str,  # tab-separated, plain or compressed: columns domain, alphabet, sequence, ss; length, if any, is checked
 ) -> dict[str, tuple[str, str]]:  # id -> (sequence, letters), as `with_dssp` takes it; '.' where none is assigned
     "Read a table of secondary structure"
     header, rows = None, {}

@@ -12,8 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..base.errors import ConfigError, DataError
+from ..base.files import mending
 from .cath import cath_header
-from .fasta import fasta_records, note_error, unique_id
+from .fasta import fasta_records, is_new, note_error
 from ..proteins import Protein
 
 # %% ../../nbs/io/13_headers.ipynb #79feeb00
@@ -137,10 +138,10 @@ def _labels(header, parser, **where):
 
 # %% ../../nbs/io/13_headers.ipynb #40f1f03d
 def read_proteins(
-    path: Path | str,  # FASTA, plain or gzip
+    path: Path | str,  # FASTA, plain or compressed
     header: str | Callable = "plain",  # a name in `PARSERS`, or a function of a header: a dict of 'id' and labels
-    final_stop: bool = False,  # leave out one `*` at the end of each sequence
     skipped: list | None = None,  # collects the errors of records that cannot be read; `None`: the first is raised
+    strict: bool = False,  # refuse what would be mended, see `read_fasta`
 ) -> list[Protein]:  # in the order of the file
     "Read proteins with the labels of their headers; `DataError` names file and line of what is not right"
     if not callable(header) and header not in (*PARSERS,):
@@ -148,15 +149,16 @@ def read_proteins(
         raise ConfigError("there is no such header parser", text=header, do=do)
     parser = header if callable(header) else PARSERS[header]
     proteins: list[Protein] = []
-    lines: dict[str, int] = {}
+    seen: dict = {}
     errors: list | None = None if skipped is None else []
-    for n, text, sequence in fasta_records(path, final_stop=final_stop, skipped=errors):
-        try:
-            labels = _labels(text, parser, file=path, line=n)
-            unique_id(lines, labels["id"], n, path)
-            proteins.append(Protein(labels.pop("id"), sequence, labels))
-        except DataError as e:
-            note_error(e, errors)
+    with mending(path, strict) as mend:
+        for n, text, sequence in fasta_records(path, skipped=errors, strict=strict):
+            try:
+                labels = _labels(text, parser, file=path, line=n)
+                if is_new(seen, id := labels.pop("id"), sequence, n, path, mend):
+                    proteins.append(Protein(id, sequence, labels))
+            except DataError as e:
+                note_error(e, errors)
     if errors and not proteins:
         raise errors[0]
     if skipped is not None:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BACKBONE', 'BOND_A', 'CA_STEP_A', 'PDB_CELL', 'Chain', 'ideal_backbone', 'one_letter', 'pdb_atom', 'pdb_text',
-           'write_pdb', 'cif_tables', 'pick_chain', 'is_cif', 'read_chain', 'read_beta']
+           'write_pdb', 'cif_tables', 'pick_chain', 'is_cif', 'read_chain', 'read_beta', 'structure_id',
+           'like_structure']
 
 # %% ../../nbs/io/15_structures.ipynb #40adb68e
 import re
@@ -17,7 +18,7 @@ import numpy as np
 from Bio.Data.PDBData import protein_letters_1to3, protein_letters_3to1_extended
 
 from ..base.errors import DataError
-from ..base.files import numbered_lines, whole_file
+from ..base.files import mending, numbered_lines, whole_file
 from ..proteins import AMINO_ACIDS, OTHER_RESIDUES, residue_ranges
 
 # %% ../../nbs/io/15_structures.ipynb #42fd42e8
@@ -161,7 +162,11 @@ def _positions(chain, boundary):
 
 # %% ../../nbs/io/15_structures.ipynb #ec8d6d86
 _OTHERS = {"SEC": "U", "PYL": "O", "ASX": "B", "GLX": "Z", "UNK": "X"}
-_ONE = protein_letters_3to1_extended | _OTHERS  # modified amino acids are read as the one they come from
+_CHARMM_HSE = "HSE of CHARMM"  # a histidine; the PDB's HSE is homoserine
+_HISTIDINES = dict.fromkeys(("HSD", _CHARMM_HSE, "HSP", "HID", "HIE", "HIP"), "H")
+_FORCE_FIELD = _HISTIDINES | dict.fromkeys(("CYX", "CYM", "CYN"), "C") | dict.fromkeys(("LYN", "LSN"), "K")
+_FORCE_FIELD |= {"ASH": "D", "GLH": "E", "ARN": "R", "TYM": "Y"}  # protonation states of CHARMM, Amber and others
+_ONE = protein_letters_3to1_extended | _FORCE_FIELD | _OTHERS  # modified amino acids are read as the one they come from
 _THREE = protein_letters_1to3 | {one: three for three, one in _OTHERS.items()}
 
 
@@ -218,29 +223,38 @@ def write_pdb(chain: Chain, path: Path | str) -> None:
         temporary.write_text(pdb_text(chain))
 
 # %% ../../nbs/io/15_structures.ipynb #a2dfdc00
-_WHOLE, _DECIMAL = re.compile(" *-?[0-9]+"), re.compile(" *-?[0-9]*[.][0-9]+")
+_WHOLE, _DECIMAL = "-?[0-9]+", "-?[0-9]*[.][0-9]+"
+_HYBRID36 = "[A-Z][0-9A-Z]{3}"  # A000 is 10000
 _NO_B = "-999"  # stands for an absent B factor
-_OPTIONAL = re.compile(f"{_DECIMAL.pattern}| *")
 _FIELDS = [  # of an atom in a PDB file: what, its first and last column, and what it looks like
-    ("residue number", 23, 26, _WHOLE),
-    *((f"coordinate {axis}", last - 7, last, _DECIMAL) for axis, last in zip("xyz", (38, 46, 54))),
-    ("occupancy", 55, 60, _OPTIONAL),
-    ("B factor", 61, 66, _OPTIONAL),
+    ("residue number", 23, 26, re.compile(f" *{_WHOLE}|{_HYBRID36}")),
+    *((f"coordinate {axis}", last - 7, last, re.compile(f" *{_DECIMAL}")) for axis, last in zip("xyz", (38, 46, 54))),
+    ("occupancy", 55, 60, re.compile(f" *({_DECIMAL})?")),
+    ("B factor", 61, 66, re.compile(f" *({_DECIMAL})?")),
 ]
+_RECORD = re.compile(r"(ATOM|TER)(?=[ 0-9]|$)")  # serial numbers of six digits begin in column 6
 _LIKE_AN_ATOM = re.compile(r"(?!REMARK|SIGATM).{30}(?=.{24})(?: {0,6}-?[0-9]{1,4}\.[0-9]{3}){3}")
+
+
+_WATER = {"HOH", "WAT", "DOD", "H2O", "SOL", "TIP", "TP3", "TP4", "T3P", "T4P", "SPC"}  # its number does not matter
 
 # %% ../../nbs/io/15_structures.ipynb #fe4d4f02
 def _pdb_structure(path):
     "A PDB file in gemmi's form"
     lines = []
     for n, line in numbered_lines(path):
-        if (record := line[:6].rstrip()) in ("ATOM", "HETATM"):
+        if (record := match[1] if (match := _RECORD.match(line)) else line[:6].rstrip()) in ("ATOM", "HETATM"):
             for what, first, last, pattern in _FIELDS:
                 if not pattern.fullmatch(line[first - 1 : last]):
+                    if first == 23 and line[17:20].strip() in _WATER:
+                        break
                     message = f"the {what} in columns {first} to {last} is not a number"
                     raise DataError(message, file=path, line=n, text=line)
-            b_factor = line[60:66].strip() or _NO_B
-            lines.append(f"{line[:20]} {line[21:60]:39}{b_factor:>6}")  # column 21 is not part of the chain's name
+            else:
+                b_factor = line[60:66].strip() or _NO_B  # column 21 is not part of the chain's name
+                if not line.isascii():
+                    raise DataError("an atom has names in ASCII letters", file=path, line=n, text=line)
+                lines.append(f"{record:6}    0 {line[12:20]} {line[21:60]:39}{b_factor:>6}")
         elif record == "TER":
             lines.append(record)
         elif record in ("MODEL", "ENDMDL", "END"):
@@ -269,7 +283,7 @@ def _cif_block(path, category):
 
 # %% ../../nbs/io/15_structures.ipynb #d8c0f2d4
 def cif_tables(
-    path: Path | str,  # mmCIF, plain or gzip
+    path: Path | str,  # mmCIF, plain or compressed
     *categories: str,  # such as 'dssp_struct_summary'; the data block is that which has the first
 ) -> list[list[dict]]:  # a table for each: rows of column -> value, None for '.' and '?'; empty where there is none
     "Tables of an mmCIF file"
@@ -340,8 +354,8 @@ def _protein_chains(model, path):
     for name, places in chains.items():
         groups = {at: [r for _, r in group] for at, group in places.items() if any(is_one for is_one, _ in group)}
         for (number, code), group in groups.items():
-            two = list(dict.fromkeys(r.name for r in group))
-            if len(two) > 1 and not all(atom.has_altloc() for r in group for atom in r):
+            two = list(dict.fromkeys(r.name for r in group))  # atoms that both share may have no letter
+            if len(two) > 1 and not all(any(atom.has_altloc() for atom in r) for r in group):
                 raise DataError(f"residue {number}{code} of chain {name} has two names: {', '.join(two)}", file=path)
         chains[name] = groups
     alphas = {name for name, groups in chains.items() for group in groups.values() for r in group if "CA" in r}
@@ -360,18 +374,21 @@ def _located(group, names, place, path):
                 raise DataError(f"{place} has two atoms {atom.name}", file=path, do=do)
             located[key] = residue.name, atom
             occupancy[atom.altloc] = max(atom.occ, occupancy.get(atom.altloc, atom.occ))
-    order = sorted(occupancy, key=lambda alternate: (alternate == "\0", -occupancy[alternate]))
+    order = sorted(occupancy, key=lambda letter: (letter == "\0", -occupancy[letter]))
     return {name: next((located[name, a] for a in order if (name, a) in located), None) for name in names}
 
 # %% ../../nbs/io/15_structures.ipynb #d1a70db7
 def pick_chain(
     path: Path | str,  # for the error
-    chain: str | None,  # the chain that is wanted; `None`: the only one
+    chain: str
+    | None,  # the chain that is wanted; None: the only one; '0', as CATH writes it: that, or one without a name
     names: list[str],  # protein chains of the file
     others: Sequence[str] = (),  # all chains of the file
 ) -> str:  # one of `names`
     "The chain to read; `DataError` where that is not clear"
     have = ", ".join(map(repr, names))
+    if chain == "0" and "0" not in names:
+        chain = "" if "" in names else None
     if not names:
         raise DataError("no chain has a Cα atom", file=path, do="Only protein chains are read")
     if chain is None and len(names) > 1:
@@ -384,14 +401,22 @@ def pick_chain(
 
 # %% ../../nbs/io/15_structures.ipynb #bf47e99f
 def is_cif(path: Path | str) -> bool:
-    "Does a text file, plain or gzip, begin as mmCIF does?"
+    "Does a text file, plain or compressed, begin as mmCIF does?"
     first = next((line for _, line in numbered_lines(path) if line.strip() and not line.startswith("#")), "")
     return first[:5].lower() == "data_"
 
 # %% ../../nbs/io/15_structures.ipynb #ad2228ec
+def _is_charmm(residue):
+    "Is a residue named HSE CHARMM's histidine, and not homoserine?"
+    ring = any(atom.name in ("ND1", "NE2") for atom in residue)
+    return residue.name == "HSE" and (ring or residue.het_flag != "H" and "OD" not in residue)
+
+
 def _read(path, chain, names):
     "Name of the chain, number -> name of the residue and its atoms, and how many models there are"
     structure = _cif_structure(path) if is_cif(path) else _pdb_structure(path)
+    for residue in (r for c in structure[0] for r in c if _is_charmm(r)):
+        residue.name = _CHARMM_HSE
     chains = _protein_chains(structure[0], path)
     name = pick_chain(path, chain, list(chains), [c.name for c in structure[0]])
     label = "residue {}{} of chain {}".format
@@ -406,24 +431,59 @@ def _place(located):
     return located[1].pos.tolist() if located else [np.nan] * 3
 
 
+def _tell_names(names, mend):
+    "Tell which names of residues are those of force fields, and which no table knows"
+    ours = [name for name in names if name in _FORCE_FIELD]
+    others = [name for name in names if name not in _ONE]
+    for some, what, how in (
+        (ours, "residue names of force fields", "read as amino acids"),
+        (others, "residue names that no table knows", "read as X"),
+    ):
+        shown = ", ".join(f"{name} as {one_letter(name)}" for name in dict.fromkeys(some))
+        for _ in some:
+            mend(f"{what} ({shown})", how)
+
+
 def read_chain(
-    path: Path | str,  # PDB or mmCIF, plain or gzip, recognized by content: a CATH domain file has no ending
-    chain: str | None = None,  # name, in mmCIF the author's; '' for a nameless chain; `None`: the file has one only
+    path: Path | str,  # PDB or mmCIF, plain or compressed, recognized by content: a CATH domain file has no ending
+    chain: str | None = None,  # name, in mmCIF the author's; '' for a nameless chain; None: the file has one only
+    strict: bool = False,  # refuse residue names of force fields, and such as no table knows
 ) -> Chain:  # of the first model
     "Read one protein chain; `DataError` says what in the file cannot be read"
     name, residues, models = _read(path, chain, BACKBONE)
-    letters = "".join(one_letter(atoms["CA"][0] if atoms["CA"] else first) for first, atoms in residues.values())
+    names = [atoms["CA"][0] if atoms["CA"] else first for first, atoms in residues.values()]
+    with mending(path, strict) as mend:
+        _tell_names(names, mend)
     xyz = np.array([[_place(atoms[name]) for name in BACKBONE] for _, atoms in residues.values()])
     b = np.array([atoms["CA"][1].b_iso if atoms["CA"] else np.nan for _, atoms in residues.values()]).round(4)
     b[b == float(_NO_B)] = np.nan
+    letters = "".join(map(one_letter, names))
     return Chain(letters, xyz, name=name, numbers=tuple(residues), b_factors=b, models=models)
 
 # %% ../../nbs/io/15_structures.ipynb #f1925fcd
 def read_beta(
-    path: Path | str,  # PDB or mmCIF, plain or gzip
+    path: Path | str,  # PDB or mmCIF, plain or compressed
     chain: str | None = None,  # as in `read_chain`
 ) -> np.ndarray:  # (N,3) Angstrom, for the residues of `read_chain`; NaN where the file has no CB
     "Coordinates of CB as a file has them, at the location of CA"
     _, residues, _ = _read(path, chain, (*BACKBONE, "CB"))
     pairs = [(atoms["CA"], atoms["CB"]) for _, atoms in residues.values()]
     return np.array([_place(a and b and b[1].altloc in ("\0", a[1].altloc) and b) for a, b in pairs])
+
+# %% ../../nbs/io/15_structures.ipynb #24843ee9
+_COMPRESSED = r"(\.(gz|bz2|xz|zst|zip))?"
+_STRUCTURE = re.compile(rf"(.+?)(\.(pdb[0-9]*|ent|cif|mmcif))?{_COMPRESSED}", re.IGNORECASE)
+_LIKE_STRUCTURE = re.compile(r"\.(pdb|ent|cif|mmcif|bcif|mmtf|pdbqt|pdbx|pqr|gro|xml)(\b|[^a-z])", re.IGNORECASE)
+
+
+def structure_id(
+    name: str,  # of a file
+) -> str | None:  # without its ending; None where it has another ending
+    "Of which protein is this the structure, by its name?"
+    id, ending = _STRUCTURE.fullmatch(name).group(1, 2)  # type: ignore[union-attr]
+    return id if ending or "." not in id else None
+
+
+def like_structure(name: str) -> bool:
+    "Does the name of a file that is not read promise a structure?"
+    return structure_id(name) is None and bool(_LIKE_STRUCTURE.search(name))

@@ -6,46 +6,72 @@
 __all__ = ['COLUMNS', 'mutations', 'make_variants', 'csv_columns', 'read_variants', 'count_variants', 'read_assays']
 
 # %% ../../nbs/io/27_variants.ipynb #8b6bfba9
-import csv
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
+from Bio.Data.IUPACData import protein_letters_3to1_extended
 
 from ..base.errors import DataError
-from ..base.files import numbered_lines
+from ..base.files import mending
 from .fasta import note_error, unique_id
+from .labels import table_rows
 from ..proteins import AMINO_ACIDS, OTHER_RESIDUES
 
 # %% ../../nbs/io/27_variants.ipynb #42e5eda9
 _LETTERS = AMINO_ACIDS + OTHER_RESIDUES
-_MUTATION = re.compile(rf"([{_LETTERS}*])(0|-?[1-9][0-9]{{0,5}})([{_LETTERS}*])")
-_INDEL = re.compile(r"[0-9](del|ins|dup|fs|-|_)", re.IGNORECASE)
+_ONE = {three: one for three, one in protein_letters_3to1_extended.items() if one in _LETTERS} | {"Ter": "*"}
+_NAMES = "|".join(_ONE)
+_MUTATION = re.compile(
+    rf"(?:p\.)?\(?(?:([{_LETTERS}*])|({_NAMES}))(0|-?[1-9][0-9]{{0,5}})(?:([{_LETTERS}*])|({_NAMES})|(=))\)?"
+)
+_INDEL = re.compile(r"[0-9]([A-Z]{1,3})?(del|ins|dup|fs|ext)|[0-9][-_]", re.IGNORECASE)
+_WILD_TYPES = {"wt", "_wt", "wildtype", "wild-type", "wild type", "p.=", "p.(=)"}
 
 
-def mutations(
-    mutant: str,  # such as 'H24P', 'A2A', or 'H24P:A30G'
-) -> tuple:  # (letter in the wild type, position, letter of the variant) of each mutation, by position
-    "Take the name of a variant apart"
-    matches = [_MUTATION.fullmatch(m.strip()) for m in re.split("[:,]", mutant)]
+def _mutation(match):
+    "Letter in the wild type, position, letter of the variant"
+    old, old3, position, new, new3, same = match.groups()
+    old = old or _ONE[old3]
+    return old, int(position), old if same else new or _ONE[new3]
+
+# %% ../../nbs/io/27_variants.ipynb #f659d2ff
+def _changes(mutant):
+    "Mutations by position, of names that may hold stop codons"
+    if mutant.strip().lower() in _WILD_TYPES:
+        return ()
+    names = re.sub(r"^[A-Z]{2,}_?[0-9.]+:(?=p\.)", "", mutant.strip())  # the accession of HGVS
+    matches = [_MUTATION.fullmatch(name) for name in re.split(r"[:,;/+_\s]+", re.sub(r"[\[\]]", "", names))]
     if not all(matches) and _INDEL.search(mutant):
         what = "insertions and deletions leave no residue to compare"
         raise DataError(what, text=mutant, do="Leave them out; substitutions look like H24P or H24P:A30G")
     if not all(matches):
         raise DataError("this is not a variant", text=mutant, do="A variant looks like H24P or H24P:A30G")
-    changes = sorted(((m[1], int(m[2]), m[3]) for m in matches if m), key=lambda m: m[1])
-    if any("*" in (old, new) for old, _, new in changes):
-        raise DataError("a stop codon is no residue, so there is no sequence to compare", text=mutant)
+    changes = sorted(map(_mutation, matches), key=lambda change: change[1])
     if len({position for _, position, _ in changes}) < len(changes):
         raise DataError("two mutations at the same position", text=mutant)
     return tuple(changes)
 
 # %% ../../nbs/io/27_variants.ipynb #18d5aab2
+def _is_stop(changes):
+    return any("*" in (old, new) for old, _, new in changes)
+
+
+def mutations(
+    mutant: str,  # such as 'H24P', 'A2A', 'H24P:A30G', 'p.His24Pro', or 'WT' for the wild type
+) -> tuple:  # (letter in the wild type, position, letter of the variant) of each mutation, by position
+    "Take the name of a variant apart"
+    changes = _changes(mutant)
+    if _is_stop(changes):
+        raise DataError("a stop codon is no residue, so there is no sequence to compare", text=mutant)
+    return changes
+
+
 def _name(changes):
-    return ":".join(f"{a}{i}{b}" for a, i, b in changes)
+    return ":".join(f"{a}{i}{b}" for a, i, b in changes) or "WT"
 
 # %% ../../nbs/io/27_variants.ipynb #c07465ad
 COLUMNS = ["mutant", "positions", "target", "substitutions", "sequence", "wild_type"]
@@ -103,37 +129,52 @@ def make_variants(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 # %% ../../nbs/io/27_variants.ipynb #9889592b
+def _column(header, names, **where):
+    "Place of the only column with one of these names, in any case; None where it lacks all and None is among them"
+    names = (names,) if isinstance(names, str) else names
+    lower = [cell.lower() for cell in header]
+    for name in filter(None, names):
+        if (times := header.count(name) or lower.count(name.lower())) == 1:
+            return header.index(name) if name in header else lower.index(name.lower())
+        if times > 1:
+            raise DataError(f"the table needs one column {name}, not several", text=", ".join(header), **where)
+    if None in names:
+        return None
+    what, do = f"the table needs one column {' or '.join(names)}", "Say which column it is"
+    raise DataError(what, text=", ".join(header), do=do, **where)
+
+
 def csv_columns(
-    path: Path | str,  # CSV, plain or gzip, with a header line
-    wanted: Iterable[str],  # names of columns
-):  # generator of (line, value of each wanted column)
-    "Line and wanted values of every row of a CSV table"
-    reader, header = csv.reader((line for _, line in numbered_lines(path)), strict=True), None
-    try:
-        for row in filter(None, reader):
-            n = reader.line_num
-            if header is None:
-                header = [c.strip() for c in row]
-                if wrong := [name for name in wanted if header.count(name) != 1]:
-                    what = f"the table needs one column {wrong[0]}" + (", not several" if wrong[0] in header else "")
-                    raise DataError(what, file=path, line=n, text=", ".join(header), do="Say which column it is")
-            elif len(row) != len(header):
-                what = f"the table has {len(header)} columns, this row has {len(row)}"
-                raise DataError(what, file=path, line=n, text=",".join(row), do="Was the file cut off?")
-            else:
-                yield n, *(row[header.index(name)].strip() for name in wanted)
-    except csv.Error as e:
-        raise DataError(f"this is not a CSV table ({e})", file=path, line=reader.line_num) from None
+    path: Path | str,  # a table with a header line, plain or compressed
+    wanted: Iterable,  # of names of columns, or of tuples of names; None in one: the column may be absent
+    separator: str | None = None,  # None: tab, comma or semicolon, as the header shows
+) -> Iterator[tuple]:  # line, value of each wanted column (None where it is absent)
+    "Line and wanted values of every row of a table"
+    header: list[str] = []
+    places: list[int | None] = []
+    for n, row in table_rows(path, separator):
+        if not header:
+            header, places = row, [_column(row, names, file=path, line=n) for names in wanted]
+        elif len(row) != len(header):
+            what = f"the table has {len(header)} columns, this row has {len(row)}"
+            raise DataError(what, file=path, line=n, text=",".join(row), do="Was the file cut off?")
+        else:
+            yield n, *(None if place is None else row[place] for place in places)
 
 # %% ../../nbs/io/27_variants.ipynb #d54fe686
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_MISSING = {"", "na", "nan", "n/a", "none", "null", "-"}
 
 
-def _value(text, **where):
+def _value(text, mend, **where):
     "A measured value; nan where there is none"
-    if text.lower() in ("", "na", "nan"):
+    if text.lower() in _MISSING:
         return math.nan
-    value = float(text) if _NUMBER.fullmatch(text) else math.inf
+    plain = text
+    if re.fullmatch("[+-]?[0-9]+,[0-9]+", text):
+        mend("decimal commas", "read as points", where["line"], text)
+        plain = text.replace(",", ".")
+    value = float(plain) if _NUMBER.fullmatch(plain) else math.inf
     if math.isinf(value):
         raise DataError("this is not a measured value", text=text, do="Leave it empty if none is known", **where)
     return value
@@ -155,31 +196,38 @@ def _without(changes, sequence, first, **where):
     return "".join(letters)
 
 # %% ../../nbs/io/27_variants.ipynb #88cc541b
-def _fitting_first(rows):
+def _fitting_first(rows, wild_type):
     "What to do about rows that do not agree with the number of the first residue"
-    fit = None
-    for _, changes, sequence in rows:
-        for _, position, new in changes:
-            here = {position - i for i, letter in enumerate(sequence) if letter == new}
-            fit = here if fit is None else fit & here
-    return f"The variants fit with first={min(fit)}" if fit and len(fit) == 1 else "Do names and sequences match?"
+    fits: Counter = Counter()
+    rows = [row for row in rows if row[1]]
+    for _, changes, sequence, _ in rows:
+        text = wild_type or sequence
+        letters = [(position, old if wild_type else new) for old, position, new in changes]
+        here = [{position - i for i, a in enumerate(text) if a == letter} for position, letter in letters]
+        fits.update(set.intersection(*here))
+    (first, n), *others = (*fits.most_common(2), (None, 0))[:2]
+    if 2 * n > len(rows) and all(m < n for _, m in others):
+        return f"{'The' if n == len(rows) else f'{n} of {len(rows)}'} variants fit with first={first}"
+    return "Do names and sequences match?"
 
 # %% ../../nbs/io/27_variants.ipynb #b1a91dd4
-def _wild_types(rows, first, path, skipped):
-    "Line -> its sequence without its mutations, for the rows that can be read"
+def _wild_types(rows, first, wild_type, path, skipped):
+    "Line -> its sequence without its mutations, for the rows that can be read; and line -> its own sequence"
     wild: dict[int, str] = {}
+    own: dict[int, str] = {}
     errors: list[DataError] = []
-    for n, changes, sequence in rows:
+    for n, changes, sequence, _ in rows:
         try:
-            wild[n] = _without(changes, sequence, first, file=path, line=n)
+            own[n] = _mutated(wild_type, changes, first) if sequence is None else sequence
+            wild[n] = _without(changes, own[n], first, file=path, line=n)
         except DataError as e:
-            errors.append(e)
+            errors.append(DataError(e.what, file=path, line=n, text=e.text, do=e.do))
     if len(errors) > len(wild):  # the file is not understood, so nothing is skipped either
-        worst = errors[0]
-        raise DataError(worst.what, file=path, line=worst.line, text=worst.text, do=_fitting_first(rows[:1000]))
+        do, worst = _fitting_first(rows[:1000], wild_type), errors[0]
+        raise DataError(worst.what, file=path, line=worst.line, text=worst.text, do=do)
     for error in errors:
         note_error(error, skipped)
-    return wild
+    return wild, own
 
 # %% ../../nbs/io/27_variants.ipynb #98a305a0
 def _same_wild_type(wild, path, skipped):
@@ -198,37 +246,86 @@ def _same_wild_type(wild, path, skipped):
     return most, [n for n, other in wild.items() if other == most]
 
 # %% ../../nbs/io/27_variants.ipynb #5750872d
+_COLUMNS: dict[str, tuple] = {  # what a column holds -> its names in files of SWAT, ProteinGym, MaveDB and others
+    "mutant": ("mutant", "hgvs_pro", "variant", "mutation"),
+    "target": ("target", "DMS_score", "score", "fitness"),
+    "sequence": ("sequence", "mutated_sequence", None),
+}
+
+
+def _rows(path, columns, separator, wild_type, skipped, mend):
+    "(line, changes, sequence or None, value) of every row that can be read; stop codons are left out"
+    marks: dict[str, int] = {}  # decimal point or comma -> line of the first
+    for n, name, text, sequence in csv_columns(path, columns, separator):
+        if sequence is None and not wild_type:
+            do = "Give the wild type, wild_type='SEQUENCE', or a table with the sequence of each variant"
+            raise DataError("the table has no column of sequences", file=path, line=n, do=do)
+        try:
+            changes, value = _changes(name), _value(text, mend, file=path, line=n)
+            if _is_stop(changes):
+                mend("variants with a stop codon", "left out", n, name)
+                continue
+        except DataError as e:
+            note_error(DataError(e.what, file=path, line=n, text=e.text, do=e.do), skipped)
+            continue
+        marks |= {mark: marks.get(mark, n) for mark in ".," if mark in text}
+        if len(marks) == 2:
+            what = f"decimal points in line {marks['.']}, decimal commas in line {marks[',']}"
+            raise DataError(what, file=path, line=n, text=text, do="Write all numbers in one way")
+        yield n, changes, sequence, value
+
+# %% ../../nbs/io/27_variants.ipynb #1eddb76e
+def _merged(rows, average, path, skipped, mend):
+    "One row for each variant"
+    groups: dict[str, list] = {}
+    for row in rows:
+        groups.setdefault(_name(row[1]), []).append(row)
+    for name, (first, *others) in groups.items():
+        values = [first[3]]
+        for n, _, sequence, value in others:
+            if sequence == first[2] and repr(value) == repr(first[3]):
+                mend("a variant that was there before with the same value", "counted once", n, name)
+            elif sequence == first[2] and average:
+                mend("a variant that was there before with another value", "averaged", n, name)
+                values.append(value)
+            else:
+                what = f"this variant was there before, in line {first[0]}, with another " + (
+                    "value" if sequence == first[2] else "sequence"
+                )
+                do = "average=True takes the mean of its values" if sequence == first[2] else "Remove one of the two"
+                note_error(DataError(what, file=path, line=n, text=name, do=do), skipped)
+        known = [value for value in values if not math.isnan(value)]
+        yield (*first[:3], sum(known) / len(known) if len(known) > 1 else (*known, math.nan)[0])
+
+# %% ../../nbs/io/27_variants.ipynb #05c36cf0
 def read_variants(
-    path: Path | str,  # CSV, plain or gzip, with a header line and one variant a row
+    path: Path | str,  # a table with a header line and one variant a row, plain or compressed
     first: int = 1,  # number of the first residue of the sequences
-    mutant: str = "mutant",  # name of the column of variants, such as H24P
-    target: str = "target",  # name of the column of measured values; empty, NA and nan are missing values
-    sequence: str = "sequence",  # name of the column of mutated sequences
+    mutant: str | None = None,  # column of variants; None: mutant, hgvs_pro, variant or mutation, in any case
+    target: str | None = None,  # column of measured values; None: target, DMS_score, score or fitness
+    sequence: str | None = None,  # column of mutated sequences; None: sequence or mutated_sequence, if there is one
     skipped: list | None = None,  # collects the errors of variants that cannot be read; `None`: the first is raised
+    separator: str | None = None,  # between columns; None: comma, semicolon or tab, as the header shows
+    wild_type: str | None = None,  # the sequence, for a table without sequences
+    average: bool = False,  # take the mean of a variant with several values; False: an error
+    strict: bool = False,  # refuse what would be mended: stop codons, equal rows, decimal commas
 ) -> pd.DataFrame:  # mutant, positions (tuple), target (or nan), substitutions (number), sequence, wild_type
     "Read a deep mutational scan; `DataError` names the first row that is not right"
-    rows: list = []
-    targets: dict[int, float] = {}
-    lines: dict[str, int] = {}
+    columns = [given or _COLUMNS[name] for name, given in zip(_COLUMNS, (mutant, target, sequence))]
     errors: list | None = None if skipped is None else []
-    for n, name, value, text in csv_columns(path, (mutant, target, sequence)):
-        try:
-            changes = mutations(name)
-            number = _value(value, file=path, line=n)
-            unique_id(lines, _name(changes), n, path)
-        except DataError as e:
-            note_error(DataError(e.what, file=path, line=n, text=e.text, do=e.do), errors)
-        else:
-            rows.append((n, changes, text))
-            targets[n] = number
-    wild = _wild_types(rows, first, path, errors)
-    if not wild:
-        raise errors[0] if errors else DataError("the table has no rows", file=path)
-    most, good = _same_wild_type(wild, path, errors)
+    with mending(path, strict) as mend:
+        rows = list(_merged(_rows(path, columns, separator, wild_type, errors, mend), average, path, errors, mend))
+        wild, own = _wild_types(rows, first, wild_type, path, errors)
+        if not wild:
+            raise errors[0] if errors else DataError("the table has no rows", file=path)
+        most, good = _same_wild_type(wild, path, errors)
+    if wild_type and wild_type != most:
+        what, do = "the wild type of the table is not the one that was given", "Leave one of the two out"
+        raise DataError(what, file=path, text=most, do=do)
     if errors and skipped is not None:
         skipped.extend(sorted(errors, key=lambda e: e.line))
-    by_line = {n: (changes, text) for n, changes, text in rows}
-    return pd.DataFrame([_variant(*by_line[n], targets[n], most) for n in good])
+    by_line = {n: (changes, value) for n, changes, _, value in rows}
+    return pd.DataFrame([_variant(by_line[n][0], own[n], by_line[n][1], most) for n in good])
 
 # %% ../../nbs/io/27_variants.ipynb #a2e9cdc2
 def count_variants(
@@ -265,7 +362,7 @@ _ASSAYS = dict(
 
 
 def read_assays(
-    path: Path | str,  # CSV, plain or gzip, with the columns of `assays.csv`
+    path: Path | str,  # CSV, plain or compressed, with the columns of `assays.csv`
 ) -> pd.DataFrame:  # assay, protein, uniprot, residues, measured, quantity, method, mutations, reference, pmid, url
     "Read the list of assays; texts as they are written, '' where there is none"
     rows: list[dict] = []

@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'HEAD', 'SHIPPED_MODELS', 'save_plm', 'read_plm', 'contact_file', 'with_contacts', 'save_fairesm',
-           'load_pickle', 'without_prefix', 'read_fairesm', 'weight_files', 'read_transformers', 'released_models',
-           'load_plm']
+           'load_pickle', 'unwrapped', 'without_prefix', 'read_fairesm', 'weight_files', 'read_transformers',
+           'released_models', 'load_plm']
 
 # %% ../../nbs/models/23_weights.ipynb #9ac327d6
 import argparse
 import json
+import pickletools
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +160,52 @@ def save_fairesm(
 def _damaged_part(path):
     "The first part of a torch file (a zip archive) that does not fit its checksum, at which torch does not look"
     with zipfile.ZipFile(path) as z:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in z.infolist()):
+            raise ModelError("parts of this file are compressed, which torch never does", file=path, do=_AGAIN)
         return z.testzip()
+
+
+def _asked_for(path, message):
+    "The first name that a pickle wants to import, by torch's message or by the pickle itself; None for none"
+    form = r"GLOBAL (\S+) was not an allowed|GLOBAL (\S+) whose module|Unsupported (?:class|global) (\S+)"
+    if found := re.search(form, message):
+        return next(filter(None, found.groups())).rstrip(".,")
+    strings: list[str] = []
+    with suppress(Exception), path.open("rb") as f:  # a damaged pickle can fail in any way
+        for code, argument, _ in pickletools.genops(f):
+            if code.name == "GLOBAL":
+                return str(argument).replace(" ", ".")
+            if code.name == "STACK_GLOBAL":
+                return ".".join(strings[-2:])
+            strings += [argument] if isinstance(argument, str) else []
+    return None
+
+# %% ../../nbs/models/23_weights.ipynb #1b260ab1
+_VIEW = 10**6  # bytes that a tensor may show beyond those that it stores
+
+
+def _tensors(x: Any, seen: set[int]) -> Iterator[Tensor]:
+    "All tensors within plain containers"
+    if id(x) in seen:
+        return
+    seen.add(id(x))
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, (Mapping, list, tuple, set, argparse.Namespace)):
+        inside = x.values() if isinstance(x, Mapping) else vars(x).values() if isinstance(x, argparse.Namespace) else x
+        for each in inside:
+            yield from _tensors(each, seen)
+
+
+def _refuse_unfolding(data, path):
+    "ModelError for a tensor that shows more numbers than it stores"
+    for w in _tensors(data, set()):
+        size = w.numel() * w.element_size()
+        if w.layout == torch.strided and not w.is_meta and size > w.untyped_storage().nbytes() + _VIEW:
+            what = (
+                f"a tensor shows {size:,} bytes and stores {w.untyped_storage().nbytes():,}: no weights are stored so"
+            )
+            raise ModelError(what, file=path, text=tuple(w.shape), do=_AGAIN)
 
 # %% ../../nbs/models/23_weights.ipynb #eb9fd266
 def load_pickle(
@@ -170,16 +218,21 @@ def load_pickle(
         start = f.read(40)
     try:
         damaged = _damaged_part(path) if start[:2] == b"PK" else None
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            if not damaged:
-                return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice about other protocols of pickle
+            data = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except ModelError:
+        raise
     except Exception as e:  # a damaged pickle can fail in any way
-        if asks := re.search(r"GLOBAL (\S+) was not an allowed global|Unsupported (?:class|global) (\S+)", str(e)):
-            name = (asks[1] or asks[2]).rstrip(".,")
-            raise ModelError("the file asks to run foreign code, and is not opened", file=path, text=name) from None
+        if name := _asked_for(path, str(e)):
+            do = "Weights alone can be had as safetensors; such a file can do anything to whoever opens it"
+            raise ModelError("the file asks to run foreign code, and is not opened", path, text=name, do=do) from None
         text = start.decode("latin1") or "no content"
         raise ModelError("not a torch file, or cut short", file=path, text=text, do=_AGAIN) from None
-    raise ModelError("a part of the file does not fit its checksum", file=path, text=damaged, do=_AGAIN)
+    if damaged:
+        raise ModelError("a part of the file does not fit its checksum", file=path, text=damaged, do=_AGAIN)
+    _refuse_unfolding(data, path)
+    return data
 
 # %% ../../nbs/models/23_weights.ipynb #d2e3ec4d
 def _declared(data, file):
@@ -212,18 +265,31 @@ def _fairesm_config(data, file):
         raise ModelError(f"the Namespace describes no model: {e}", file=file) from None
 
 # %% ../../nbs/models/23_weights.ipynb #c43d0857
+_WRAPPERS = ("_orig_mod.", "module.", "model.")  # of torch.compile, of DistributedDataParallel, of training loops
+
+
+def unwrapped(
+    state: Mapping[str, Tensor],  # key in a file -> weight
+) -> dict[str, Tensor]:
+    "Keys without what wrappers of a model put before all of them"
+    out = {str(key): w for key, w in state.items()}
+    while out and (start := next((p for p in _WRAPPERS if all(key.startswith(p) for key in out)), None)):
+        out = {key.removeprefix(start): w for key, w in out.items()}
+    return out
+
+
 def without_prefix(
     state: Mapping,  # key in the file -> weight
     file: Path,  # named in messages
 ) -> dict[str, Tensor]:  # key of fair-esm's module -> tensor
-    "Keys without fair-esm's prefixes; every entry must be a plain tensor"
+    "Keys without fair-esm's prefixes and those of wrappers; every entry must be a plain tensor"
     out: dict[str, Tensor] = {}
-    for key, w in state.items():
-        name = next((key[len(p) :] for p in _PREFIXES if str(key).startswith(p)), key)
+    for key, w in unwrapped(state).items():
+        name = next((key[len(p) :] for p in _PREFIXES if key.startswith(p)), key)
         if not isinstance(w, Tensor) or w.layout != torch.strided or w.is_meta:
-            raise ModelError("not a tensor of numbers", file=file, text=str(key))
+            raise ModelError("not a tensor of numbers", file=file, text=key)
         if name in out:
-            raise ModelError("the same weight stands here twice", file=file, text=str(name))
+            raise ModelError("the same weight stands here twice", file=file, text=name)
         out[name] = w.detach()
     return out
 
@@ -342,23 +408,45 @@ def _spelled_once(state, config, file):  # state: key in the file -> tensor
 # %% ../../nbs/models/23_weights.ipynb #3980c3d8
 def weight_files(
     folder: Path,  # a folder of transformers
-) -> list[Path]:  # safetensors files
+    bins: bool = False,  # take files that load_pickle opens where there are no safetensors
+) -> list[Path]:  # safetensors files, or .bin
     "Where the weights are: one file, or those that the index names"
-    index = folder / "model.safetensors.index.json"
-    if (file := folder / "model.safetensors").exists():
-        return [file]
-    if not index.exists():
+    names = ("model.safetensors", "pytorch_model.bin")[: 1 + bins]
+    found = [
+        folder / f"{name}{end}" for name in names for end in ("", ".index.json") if (folder / f"{name}{end}").exists()
+    ]
+    if not found:
         do = "Save the model again with a present version of transformers"
         raise ModelError("no weights as safetensors in this folder", file=folder, do=do)
+    if (index := found[0]).suffix != ".json":
+        return [index]
     shards = read_json(index)
     shards = shards.get("weight_map") if isinstance(shards, dict) else None
     if not isinstance(shards, dict) or any(Path(str(f)).name != f for f in shards.values()):
         raise ModelError("not an index of weights", file=index)
     return [folder / f for f in sorted(set(shards.values()))]
 
+# %% ../../nbs/models/23_weights.ipynb #5144d5d0
+def _folder_state(files, where):
+    "Key of transformers' `EsmForMaskedLM` -> tensor, of all files of a folder"
+    state: dict[str, Tensor] = {}
+    for file in files:
+        part = load_pickle(file) if file.suffix == ".bin" else _read_tensors(file)[1]
+        if not isinstance(part, Mapping) or not all(isinstance(w, Tensor) for w in part.values()):
+            raise ModelError("not a dictionary of weights", file=file)
+        state |= part
+    state = unwrapped(state)
+    if not any(key.startswith("esm.") for key in state):  # an encoder that was saved by itself
+        state = {key if key.startswith("lm_head.") else f"esm.{key}": w for key, w in state.items()}
+    if not any(key.startswith("lm_head.") for key in state):
+        what = "these weights have no head for language modeling (lm_head), so they predict no residues"
+        do = "Save the model as EsmForMaskedLM, or take the model that it was trained from"
+        raise ModelError(what, file=where, do=do)
+    return state
+
 # %% ../../nbs/models/23_weights.ipynb #b9d248b7
 def read_transformers(
-    folder: str | Path,  # with `config.json` and the weights of transformers' `EsmForMaskedLM` as safetensors
+    folder: str | Path,  # with `config.json` and the weights of transformers' `EsmForMaskedLM`
 ) -> Plm:  # in the precision of the files
     "A model from a folder of transformers"
     folder = Path(folder)
@@ -370,11 +458,9 @@ def read_transformers(
     )
     if words.is_file() and words.read_bytes().decode("latin1").split() != esm_alphabet().all_toks:
         raise ModelError("the vocabulary is not that of ESM", file=words)
-    files = weight_files(folder)
+    files = weight_files(folder, bins=True)
     where = files[0] if len(files) == 1 else folder
-    state: dict[str, Tensor] = {}
-    for file in files:
-        state |= _read_tensors(file)[1]
+    state = _folder_state(files, where)
     check_count(config, state, where)
     weights = _from_library(_spelled_once(state, config, where), config, "transformers", where)
     check_finite(weights, where)
@@ -438,8 +524,8 @@ def load_plm(
     place, hub = pick_device(device), str(model).removeprefix("facebook/")
     name = hub if hub in released_models() and not Path(model).exists() else str(model)
     file = _find_model(name)
-    if file.is_dir():
-        plm = read_transformers(file)
+    if file.is_dir() or file.name == "pytorch_model.bin":
+        plm = read_transformers(file if file.is_dir() else file.parent)
     elif file.suffix == ".pt":
         plm = read_fairesm(file, _find_contacts(name, file))
     elif file.suffix == ".safetensors":

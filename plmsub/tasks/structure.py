@@ -10,10 +10,12 @@ __all__ = ['LDDT_RADIUS_A', 'LDDT_LIMITS_A', 'METRICS', 'BANDS', 'shared_residue
 # %% ../../nbs/tasks/51_structure.ipynb #7cd49ec5
 import importlib
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,9 +28,9 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial import cKDTree
 
 from ..base.errors import ConfigError, DataError, PlmsubError
-from ..base.files import id_of_file, progress
+from ..base.files import ReadingNote, note, progress
 from ..io.dssp import assign_dssp, letters_of, letters_on
-from ..io.structures import Chain, ideal_backbone, pdb_text, read_chain
+from ..io.structures import Chain, ideal_backbone, like_structure, pdb_text, read_chain, structure_id
 from ..proteins import STATES, Protein, states_of
 
 # %% ../../nbs/tasks/51_structure.ipynb #047fca34
@@ -174,10 +176,10 @@ _SCALE = "the scale of pLDDT ends at 100 or at 1"
 
 def plddt(
     model: Chain,  # with pLDDT in place of B factors
-    highest: float = 100,  # of the file's scale: 100, or 1
+    highest: float | None = None,  # of the file's scale: 100, or 1; None: as its highest value shows
 ) -> np.ndarray:  # (N,) from 0 to 100; NaN for residues without a CA
     "pLDDT of every residue; `DataError` where the B factors are none"
-    if highest not in (1, 100):
+    if highest not in (None, 1, 100):
         raise ConfigError(_SCALE, text=str(highest))
     observed = ~np.isnan(model.atoms[:, 1]).any(1)
     values = np.where(observed, np.asarray(model.b_factors), np.nan)
@@ -186,12 +188,13 @@ def plddt(
     if np.isnan(values[observed]).any():
         raise DataError(f"chain {model.name} has residues without a B factor")
     low, high = values[observed].min(), values[observed].max()
-    what = f"B factors from {low:g} to {high:g} are no pLDDT from 0 to {highest}"
-    if low < 0 or high > highest:
+    if low == high and observed.sum() > 1:
+        raise DataError(f"all B factors are {low:g}, so they are no pLDDT")
+    scale = (1 if high <= 1 else 100) if highest is None else highest
+    if low < 0 or high > scale or scale == 100 and high <= 1:
+        what = f"B factors from {low:g} to {high:g} are no pLDDT from 0 to {scale}"
         raise DataError(what, do="Give the predicted structure, or say that its B factors are none")
-    if highest == 100 and high <= 1:
-        raise DataError(what, do="If they are pLDDT from 0 to 1, say that the highest is 1")
-    return values * (100 / highest)
+    return values * (100 / scale)
 
 # %% ../../nbs/tasks/51_structure.ipynb #9524d00f
 def ss_agreement(
@@ -258,7 +261,7 @@ def contact_map(
 # %% ../../nbs/tasks/51_structure.ipynb #ac06651a
 _SCORES = ["tm_score", "tm_score_model", "rmsd_A", "rmsd_all_A", "lddt", "plddt", "q3", "q8", "identity"]
 _COUNTS = ["n_residues", "n_model", "n_shared", "aligned"]  # CA of the native, the model, both; by TM-align
-_TEXTS = ["ss_model", "ss_native", "error"]
+_TEXTS = ["ss_model", "ss_native", "note", "error"]  # note: what was told, such as why there is no pLDDT
 
 
 def _by_residue(model, native, program):
@@ -272,13 +275,25 @@ def _by_residue(model, native, program):
     return row | q | dict(ss_model=a, ss_native=b)
 
 # %% ../../nbs/tasks/51_structure.ipynb #447b3a4c
+def _mean_plddt(model, highest, file):
+    "Mean pLDDT; NaN where there is none, which is told"
+    if highest == 0:
+        return math.nan
+    try:
+        return float(np.nanmean(plddt(model, highest)))
+    except DataError as e:
+        note(str(DataError(f"{e.what}; the other scores are given", file=file)))
+        return math.nan
+
+
 def score_pair(
-    model: Chain | Path | str,  # or a file: PDB or mmCIF, plain or gzip
+    model: Chain | Path | str,  # or a file: PDB or mmCIF, plain or compressed
     native: Chain | Path | str,  # the reference
     program: str | None = "pydssp",  # of secondary structure, see `assign_dssp`; q8 needs 'mkdssp'; `None`: none
-    highest: float | None = 100,  # of the pLDDT in the model's B factors, 100 or 1; `None`: they are no pLDDT
+    highest: float
+    | None = None,  # of the pLDDT in the model's B factors, 100 or 1; None: as they show; 0: they are none
     same_sequence: bool = True,  # False: TM-score and pLDDT only, for structures of any sequence
-) -> dict[str, Any]:  # Angstrom, pLDDT 0 to 100, all others 0 to 1; NaN for what was not asked for
+) -> dict[str, Any]:  # Angstrom, pLDDT 0 to 100, all others 0 to 1; NaN for what was not asked for, or is not there
     "All scores of a model against its native"
     file = next((x for x in (model, native) if not isinstance(x, Chain)), None)
     model, native = (x if isinstance(x, Chain) else read_chain(x) for x in (model, native))
@@ -287,47 +302,55 @@ def score_pair(
         if same_sequence:
             row |= _by_residue(model, native, program)
         row |= tm_score(model, native)
-        if highest is not None:
-            row["plddt"] = float(np.nanmean(plddt(model, highest)))
+        row["plddt"] = _mean_plddt(model, highest, file)
     except DataError as e:
         raise DataError(e.what, file=e.file or file, line=e.line, text=e.text, do=e.do) from None
     return row | dict(n_residues=len(_ca(native)), n_model=len(_ca(model)))
 
 # %% ../../nbs/tasks/51_structure.ipynb #4721d8e2
-_ENDINGS = {".pdb", ".ent", ".cif", ".mmcif", ""}
+def _tell_left_out(files, source):
+    "Name files that look like structures and are not read"
+    if left_out := [file.name for file in files if like_structure(file.name)]:
+        shown = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
+        note(f"{source}: {len(left_out):,} of {len(files):,} files left out, their format is not read: {shown}")
 
 
 def structure_files(
     source: Mapping | Path | str,  # folder, file, or id -> file
 ) -> dict[str, str]:
-    "Id -> file of what may be a structure"
+    "Id -> file of what may be a structure, by its name"
     if isinstance(source, Mapping):
         return {str(id): str(file) for id, file in source.items()}
     source = Path(source)
-    files: dict[str, str] = {}
     if not source.exists():
         raise DataError("there is no such file or folder", file=source)
-    for file in sorted(source.iterdir()) if source.is_dir() else [source]:
-        name, id = Path(file.name[:-3] if file.suffix == ".gz" else file.name), id_of_file(file)
-        if file.is_dir() or name.suffix not in _ENDINGS or file.name.startswith("."):
+    found = [f for f in (sorted(source.iterdir()) if source.is_dir() else [source]) if not f.is_dir()]
+    files: dict[str, str] = {}
+    for file in found:
+        if file.name.startswith(".") or (id := structure_id(file.name)) is None:
             continue
-        if id in files:
+        if (id := unquote(id)) in files:  # names of files that plmsub wrote, see file_name
             raise DataError(f"{files[id]} has the same name", file=file, do="Keep one of them")
         files[id] = str(file)
     if not files:
-        do = "Their names end in .pdb, .ent, .cif or .mmcif, also with .gz, or have no ending"
+        do = "Their names end in .pdb, .ent, .cif or .mmcif, also compressed, or have no ending"
         raise DataError("there is no structure here", file=source, do=do)
+    _tell_left_out(found, source)
     return files
 
 # %% ../../nbs/tasks/51_structure.ipynb #b2b3552b
 def _row(model, native, settings):
     "A row of the table, whatever happens"
-    try:
-        return score_pair(model, native, **settings) | dict(error="")
-    except PlmsubError as e:
-        return dict(error=str(e))
-    except Exception as e:
-        return dict(error=f"{type(e).__name__}: {e}")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ReadingNote)
+        try:
+            row = score_pair(model, native, **settings) | dict(error="")
+        except PlmsubError as e:
+            return dict(error=str(e))
+        except Exception as e:
+            return dict(error=f"{type(e).__name__}: {e}")
+    said = [str(each.message) for each in told if each.category is ReadingNote]
+    return row | dict(note="; ".join(said))
 
 # %% ../../nbs/tasks/51_structure.ipynb #b3883275
 def _warm_up(libraries):
@@ -367,7 +390,7 @@ def _check_settings(processes, timeout, program, highest, same_sequence):
         raise ConfigError("processes and seconds must be more than 0", text=f"{processes}, {timeout}")
     if program:
         assign_dssp(Chain("AAA", ideal_backbone([(-57, -47)] * 3)), program)
-    if highest not in (None, 1, 100):
+    if highest not in (None, 0, 1, 100):
         raise ConfigError(_SCALE, text=str(highest))
     if not isinstance(same_sequence, bool):
         raise ConfigError("same_sequence is True or False", text=str(same_sequence))
@@ -379,7 +402,7 @@ def score_folder(
     processes: int = 2,  # how many pairs are compared at a time
     timeout: float = 600,  # seconds for one pair
     program: str | None = "pydssp",  # this and the following as in `score_pair`
-    highest: float | None = 100,
+    highest: float | None = None,
     same_sequence: bool = True,
 ) -> pd.DataFrame:  # a row per model: id, the columns of `score_pair`, and error, '' where there is none
     "Score all models of a folder against their natives; a pair that fails is a row that says why"
@@ -399,7 +422,10 @@ def score_folder(
     columns = ["id", *_SCORES, *_COUNTS, *_TEXTS]
     table = pd.DataFrame([dict(id=id) | row for id, row in rows.items()], columns=columns)
     kinds = dict.fromkeys(_SCORES, float) | dict.fromkeys(_COUNTS, "Int64")
-    return table.astype(kinds).fillna(dict.fromkeys(_TEXTS, ""))
+    table = table.astype(kinds).fillna(dict.fromkeys(_TEXTS, ""))
+    if len(told := table[table.note != ""]):
+        note(f"{len(told):,} of {len(table):,} rows have a note, the first: {told.id.iloc[0]}: {told.note.iloc[0]}")
+    return table
 
 # %% ../../nbs/tasks/51_structure.ipynb #e535bd2e
 METRICS = {
