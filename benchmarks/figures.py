@@ -61,7 +61,10 @@ def own_runs(released, folder, domains):
         )
         (place / "mask.safetensors").write_bytes(b"")  # a figure looks at no weight
         both = pd.concat([full.assign(model="full"), read_perplexity(released, [row.run]).assign(model="subnetwork")])
-        both.drop(columns=["run", "perplexity"]).assign(draw=0).to_csv(place / "perplexity.csv", index=False)
+        write_json(
+            place / "all" / "evaluation.json", dict(part="all", n=both.id.nunique(), passes=both["pass"].nunique())
+        )
+        both.drop(columns=["run", "perplexity"]).assign(draw=0).to_csv(place / "all" / "perplexity.csv", index=False)
         (place / "folded").mkdir()
         structure.loc[row.run].to_csv(place / "folded" / "subnetwork.csv", index=False)
         structure.loc[""].to_csv(place / "folded" / "full.csv", index=False)

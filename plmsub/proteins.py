@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['AMINO_ACIDS', 'OTHER_RESIDUES', 'DSSP_LETTERS', 'LETTERS_ADVICE', 'STATES', 'LEVELS', 'CLASSES', 'DOMAIN_ID',
            'DOMAIN_ID_ADVICE', 'first_bad_letter', 'check_dssp', 'Protein', 'of_length', 'states_of', 'code_fields',
-           'under', 'node', 'residue_ranges', 'Domain']
+           'under', 'node', 'residue_ranges', 'Domain', 'content', 'fingerprint']
 
 # %% ../nbs/10_proteins.ipynb #2f51b41e
 import re
 from dataclasses import KW_ONLY, dataclass, field
 
 from .base.errors import ConfigError, DataError
+from .base.seeds import seed_of
 
 # %% ../nbs/10_proteins.ipynb #70d91bc5
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"  # the 20 amino acids: corrupted, scored and labeled
@@ -169,3 +170,17 @@ class Domain(Protein):
 
     def __repr__(self):
         return f"Domain({self.id}, {self.code}, {len(self)} residues{', dssp' if self.dssp else ''})"
+
+# %% ../nbs/10_proteins.ipynb #f2dba4bc
+def content(
+    protein: Protein,
+) -> tuple[str, str, str, str]:  # id, sequence, CATH code, secondary structure
+    "All that a number can depend on"
+    return protein.id, protein.sequence, getattr(protein, "code", ""), protein.dssp or ""
+
+
+def fingerprint(
+    proteins: list,  # proteins or domains
+) -> str:  # the same for the same proteins in any order
+    "Number of proteins, and a hash of their content"
+    return f"{len(proteins)} proteins, {seed_of(sorted(map(content, proteins))):016x}"

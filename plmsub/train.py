@@ -6,7 +6,7 @@
 __all__ = ['READINGS', 'WARM_UP', 'TrainConfig', 'temperature_at', 'read_mask', 'subnetwork_logits', 'run_step',
            'sample_proteins', 'Validation', 'rank', 'process_device', 'is_first_process', 'processes', 'State',
            'new_state', 'train_step', 'validate', 'save_state', 'load_state', 'training_batches', 'Training',
-           'describe', 'fingerprint', 'Run', 'load_run', 'run_settings', 'fit']
+           'describe', 'Run', 'load_run', 'run_settings', 'fit']
 
 # %% ../nbs/42_train.ipynb #99b2a2fa
 import json
@@ -26,15 +26,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+# %% ../nbs/42_train.ipynb #7842492a
 from .base.errors import ConfigError, DataError, PlmsubError, RunError
 from .base.files import parse_json, progress, read_json, whole_file, write_json
 from plmsub.base.runs import (
+    Stopped,
     append_log,
     checkpoint_file,
     claim_folder,
     cut_log,
     drop_checkpoints,
-    noticing_sigterm,
+    locked,
+    noticing_signals,
     read_log,
     resume,
 )
@@ -47,7 +50,7 @@ from .losses import LogitRequest, Objective, logit_requests, masked_nll, objecti
 from .masks import ATTENTION, GRANULARITIES, HardMask, WeightMask, keep_probability, parse_layers, select_weights
 from .models.weights import load_plm
 from .plm import Plm
-from .proteins import Protein
+from .proteins import Protein, fingerprint
 from .schedules import cosine, hold_then_ramp, one_cycle
 from .splits import PARTS, Split, check_split, leakage
 from .subnetwork import Subnetwork, save_mask
@@ -456,12 +459,12 @@ class Training:
 
 # %% ../nbs/42_train.ipynb #e62d5e38
 def _train(run: Training, state: State) -> None:
-    "Step after step, until the last one or SIGTERM"
+    "Step after step, until the last one, SIGTERM or Ctrl-C"
     config, rows = run.config, []
     desc = f"mask for {run.batches.category.name}"
-    with noticing_sigterm() as signals, progress(total=config.steps, initial=state.step, desc=desc) as bar:
+    with noticing_signals() as came, progress(total=config.steps, initial=state.step, desc=desc) as bar:
         while state.step < config.steps:
-            row, stop = train_step(run.plm, state, run.batches, run.teacher, config, run.share, bool(signals))
+            row, stop = train_step(run.plm, state, run.batches, run.teacher, config, run.share, bool(came))
             rows.append(row)
             if state.step % config.valid_every == 0 or state.step == config.steps:
                 row.update(validate(state, run.validation, config))
@@ -473,8 +476,7 @@ def _train(run: Training, state: State) -> None:
                 _flush(run, state, rows)
                 rows = []
             if stop and state.step < config.steps:
-                do = "Start it again to go on"
-                raise RunError(f"stopped by SIGTERM at step {state.step}", file=run.folder, do=do)
+                raise Stopped(state.step, run.folder, *came[:1])  # another process of the run may have noticed it
 
 
 def _flush(run: Training, state: State, rows: list[dict[str, Any]]) -> None:
@@ -501,12 +503,6 @@ def describe(plm: Plm, parts: Split, category: Category, config: TrainConfig) ->
         model=dict(name=plm.name, fingerprint=plm.fingerprint),
         data={name: fingerprint(getattr(parts, name)) for name in PARTS},
     )
-
-
-def fingerprint(proteins: list[Protein]) -> str:  # the same for the same proteins in any order
-    "Number of proteins, and a hash of all that is read of them"
-    content = sorted((p.id, p.sequence, getattr(p, "code", ""), getattr(p, "dssp", None) or "") for p in proteins)
-    return f"{len(proteins)} proteins, {seed_of(content):016x}"
 
 # %% ../nbs/42_train.ipynb #7e84a7b0
 def _report_leakage(parts: Split, folder: Path, mmseqs: bool) -> None:
@@ -673,11 +669,12 @@ def fit(
             run = Training(
                 plm, batches, teacher or Teacher(plm), validation, config, folder, (k, n), track, on_validation
             )
-        if k == 0:
-            claim_folder(folder, identity, plm.device, command=command)
-            _report_leakage(parts, folder, mmseqs)
-            parts.save(folder / "split.json")
-        _wait_for_all(n)
-        if run is not None:
-            _go_on(run, state)
+        with locked(folder) if k == 0 else nullcontext():
+            if k == 0:
+                claim_folder(folder, identity, plm.device, command=command)
+                _report_leakage(parts, folder, mmseqs)
+                parts.save(folder / "split.json")
+            _wait_for_all(n)
+            if run is not None:
+                _go_on(run, state)
         return load_run(folder, plm)

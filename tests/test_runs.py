@@ -35,7 +35,9 @@ SHORT = [
 def start(folder, command, *flags):
     script = folder / f"{command}.py"
     script.write_text(
-        f"import torch\nfrom plmsub.app.commands import {command}\ntorch.set_num_threads(1)\n{command}.main()\n"
+        f"import signal\nimport torch\nfrom plmsub.app.commands import {command}\ntorch.set_num_threads(1)\n"
+        f"signal.signal(signal.SIGINT, signal.default_int_handler)  # also where tests run in the background\n"
+        f"{command}.main()\n"
     )
     return subprocess.Popen(
         [sys.executable, script, *map(str, flags)],
@@ -86,7 +88,7 @@ def test_sigterm_leaves_a_checkpoint(tmp_path):
     time.sleep(3)  # it trains
     process.terminate()
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1 and "stopped by SIGTERM" in said and "Traceback" not in said, said
+    assert process.returncode == 143 and "stopped by SIGTERM" in said and "Traceback" not in said, said
     assert len(list((tmp_path / "run/checkpoint").glob("*.safetensors"))) == 1
 
 
@@ -124,7 +126,7 @@ def test_train_and_eval_leave_a_table_and_a_figure(tmp_path):
     assert status == 0, said
     for model in ("full", "subnetwork", "random", "magnitude", "untrained"):
         assert model in said
-    assert (tmp_path / "run/report.png").stat().st_size > 10_000
+    assert (tmp_path / "run/test-512-draws-1/report.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "run/config.json").read_text())["config"]["steps"] == 24
 
 

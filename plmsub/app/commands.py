@@ -4,29 +4,31 @@
 
 # %% auto #0
 __all__ = ['TRAINING', 'PROTEIN_TASKS', 'DATA_TASKS', 'COMMANDS', 'plmsub_train', 'plmsub_eval', 'plmsub_sweep', 'plmsub_data',
-           'plmsub_domain', 'plmsub_demo', 'plmsub_export', 'plmsub_fold', 'plmsub_tm', 'ProbeFlags', 'plmsub_probe',
-           'plmsub_embed', 'plmsub_figures', 'plmsub_pretrain', 'plmsub_help', 'main']
+           'plmsub_categories', 'plmsub_domain', 'plmsub_demo', 'plmsub_export', 'plmsub_fold', 'plmsub_tm',
+           'ProbeFlags', 'plmsub_probe', 'plmsub_embed', 'plmsub_figures', 'plmsub_pretrain', 'plmsub_help', 'main']
 
 # %% ../../nbs/app/76_commands.ipynb #968dd809
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from .. import __version__
-from .command import command
+from .command import EXIT_STATUS, command
 from .costs import cost_text, sweep_cost
 from plmsub.app.flags import (
     DataFlags,
     FileFlags,
     ModelFlags,
+    RunDataFlags,
     RunModelFlags,
     SplitFlags,
     category_and_parts,
+    category_counts,
     command_of,
     data_of,
     drawn,
@@ -35,10 +37,14 @@ from plmsub.app.flags import (
     run_of,
     tell_skipped,
 )
+
+# %% ../../nbs/app/76_commands.ipynb #98cc3593
 from plmsub.app.report import (
+    Scoring,
     folders_of,
     measure,
     report_text,
+    score_run,
     score_runs,
     summary,
     with_scores,
@@ -46,12 +52,27 @@ from plmsub.app.report import (
     write_losses,
     write_report,
 )
-from .sweep import Job, estimate_cost, paper_jobs, read_jobs, submit, sweep, write_jobs
+from plmsub.app.sweep import (
+    Job,
+    add_jobs,
+    add_rows,
+    claim_sweep,
+    estimate_cost,
+    paper_jobs,
+    read_jobs,
+    refuse_torchrun,
+    submit,
+    sweep,
+    write_jobs,
+)
 from .track import tracker
 from ..base.errors import ConfigError, DataError, PlmsubError
 from ..base.files import data_dir, package_file, whole_file, write_json
+from ..base.runs import locked
+
+# %% ../../nbs/app/76_commands.ipynb #983ba838
 from ..comparison import compare, readable
-from ..evaluation import evaluate, models_of
+from ..evaluation import models_of
 from ..io.cath import domain_record, read_cath_names, read_clf, read_domains
 from ..io.data import available_releases, fetch, read_manifest, unpack
 from ..io.fasta import read_fasta
@@ -69,7 +90,7 @@ from ..paper.released import results_folder
 from ..paper.results import made_up_tables, own_runs, paper_results, result_tables
 from ..plm import Plm
 from ..proteins import Protein
-from ..splits import Split, leakage, leakage_line, split
+from ..splits import leakage, leakage_line, split
 from ..subnetwork import Subnetwork
 from ..tasks.contacts import contact_precision
 from ..tasks.folding import fold, fold_beside, load_folding
@@ -152,37 +173,36 @@ def plmsub_train(
 @command("plmsub_eval --run runs/1.10", "plmsub_eval --csv runs/sweep/runs.csv --out runs/sweep/released")
 def plmsub_eval(
     run: str = "runs/class-1",  # folder of a finished run that plmsub_train made
-    part: str = "test",  # which part of its split: test, valid or train
-    proteins: int = 0,  # at most so many of its proteins, half of them suppressed if there are enough; 0: all
-    passes: int = 5,  # times that each protein is masked
-    draws: int = 5,  # draws of the untrained and the random masks
-    seed: int = 0,  # of the masked residues, the intervals and the draw of proteins
     csv: str = "",  # instead of a run: table of runs with a column folder, such as the runs.csv of plmsub_sweep
-    out: str = "",  # with a table: folder to write in the release's layout
+    out: str = "",  # folder to write to, by default the run's; with a table: folder to write in the release's layout
     *,
+    how: Scoring,
     model: RunModelFlags,
+    **moved: RunDataFlags,
 ):
     "Score a run's subnetwork and its controls on held-out proteins, or a table of runs"
     if csv:
-        return _eval_table(Path(csv), part, proteins, passes, seed, model.device, out)
-    if out:
-        raise ConfigError("a folder in the release's layout is for a table of runs", text=out, do="Add csv='FILE'")
-    parts, trained = parts_of(run, part), run_of(run, model)
-    scored = drawn(getattr(parts, part), trained.category, proteins, seed)
-    table = evaluate(trained, Split(parts.train, [], scored), passes=passes, draws=draws, seed=seed)
-    comparison = compare(table, trained.category, seed=seed)
-    files = write_report(trained, table, comparison)
-    print(f"\n{report_text(comparison, part)}\n", *files, sep="\n")
+        return _eval_table(Path(csv), how, model, moved, out)
+    parts, trained = parts_of(run, how.part, moved=moved), run_of(run, model)
+    table, place = score_run(trained, parts, how, Path(out) if out else None, say=print)
+    comparison = compare(table, trained.category, seed=how.seed)
+    files = write_report(trained, table, comparison, place)
+    print(f"\n{report_text(comparison, how.part)}\n", *files, sep="\n")
     return comparison
 
 # %% ../../nbs/app/76_commands.ipynb #4d5342b4
-def _eval_table(path: Path, part: str, n: int, passes: int, seed: int, device: str, out: str) -> pd.DataFrame:
+def _eval_table(path: Path, how: Scoring, model: ModelFlags, moved: Mapping[str, Any], out: str) -> pd.DataFrame:
     "Score the runs of a table"
-    scored = score_runs(folders_of(path), part, n, passes, seed, device)
-    losses = write_losses(scored, file := path.with_name(f"{path.stem}-{part}.csv.gz"))
-    print(f"{summary(scored, seed).round(3).to_string(index=False)}\n{file}")
-    if out:
-        print(write_as_released(out, scored))
+    file, folders = path.with_name(f"{path.stem}-{how.name}.csv.gz"), folders_of(path)
+    if out and any((Path(out) / name).exists() for name in ("metadata.csv", "results/metadata.csv")):
+        raise ConfigError("there are results here already", text=out, do="Choose another folder")
+    given = {**moved, **({"plm": model.plm} if model.plm else {})}
+    with locked(place := path.with_name(f"{path.stem}-{how.name}")):
+        scored = score_runs(folders, how, model.device, given, place)
+        losses = write_losses(scored, file)
+        write_json(place / "evaluation.json", asdict(how))
+    made, table = [file, *([write_as_released(out, scored)] if out else [])], summary(scored, how)
+    print(table.round(3).to_string(index=False), *made, sep="\n")
     return losses
 
 # %% ../../nbs/app/76_commands.ipynb #0d293d76
@@ -208,11 +228,18 @@ def _refuse_impossible(table: pd.DataFrame) -> None:
         do = "Give other proteins or other runs; dry_run=True lists all of them"
         raise ConfigError(what, text=wrong.error.iloc[0], do=do)
 
+
+def _sweep_status(returned: Any) -> int:  # exit status
+    "Of a table of runs: 3 if some have failed, 4 if some are at work elsewhere"
+    states = set(returned.get("state", [])) if isinstance(returned, pd.DataFrame) else set()
+    return 3 if "failed" in states else 4 if "elsewhere" in states else 0
+
 # %% ../../nbs/app/76_commands.ipynb #8989757d
 @command(
     "plmsub_sweep runs.csv --out runs/study --dry-run",
     "plmsub_sweep paper --levels class,architecture --plm esm2_t33_650M_UR50D --device cuda",
     words="jobs",
+    status=_sweep_status,
 )
 def plmsub_sweep(
     jobs: str = "",  # table of runs (CSV), or paper; none: the table that the folder was given before
@@ -230,18 +257,19 @@ def plmsub_sweep(
     model: ModelFlags,
 ):
     "Train and evaluate a table of runs, or what is missing of it"
+    refuse_torchrun()
     rows, everything = _jobs(jobs, out, preset, levels, seeds), source.read()
     table = estimate_cost(rows, everything, 33)
     if dry_run:
         return _dry_run(table, rows, everything, model)
     _refuse_impossible(table)
-    plm = model.load()
-    flags = dict(out=out, proteins=proteins, passes=passes, draws=draws, **asdict(source), **asdict(model))
-    write_jobs(rows, Path(out) / "jobs.csv")
-    write_json(Path(out) / "command.json", recorded(**flags))
+    plm, record = model.load(), recorded(**asdict(source), **asdict(model))
+    claim_sweep(out, plm, everything, command=record)
+    add_jobs(rows, Path(out) / "jobs.csv")
     if slurm:
-        return submit("plmsub_sweep", recorded(**flags) | dict(out=str(Path(out).resolve())), slurm, out)
-    return _swept(rows, plm, everything, Path(out), measure(proteins or len(everything), passes, draws))
+        flags = dict(record, out=str(Path(out).resolve()), proteins=proteins, passes=passes, draws=draws)
+        return submit("plmsub_sweep", flags, slurm, out)
+    return _swept(rows, plm, everything, Path(out), Scoring("test", proteins, passes, draws), record)
 
 # %% ../../nbs/app/76_commands.ipynb #963dd314
 def _dry_run(table: pd.DataFrame, rows: list[Job], everything: list[Protein], model: ModelFlags) -> pd.DataFrame:
@@ -254,10 +282,11 @@ def _dry_run(table: pd.DataFrame, rows: list[Job], everything: list[Protein], mo
     return table
 
 # %% ../../nbs/app/76_commands.ipynb #73fddcc2
-def _swept(rows: list[Job], plm: Plm, everything: list[Protein], out: Path, score: Callable) -> pd.DataFrame:
+def _swept(rows: list[Job], plm: Plm, everything: list[Protein], out: Path, how: Scoring, record: dict) -> pd.DataFrame:
     "Train and evaluate, write runs.csv, print it"
-    table = with_scores(sweep(rows, plm, everything, out, score), out)
-    _write_table(table, out / "runs.csv")
+    done = sweep(rows, plm, everything, out, measure(how), measured_by=asdict(how), command=record)
+    table = with_scores(done, out, how)
+    add_rows(table, out / "runs.csv")
     shown = table.filter(["job", "state", "sparsity", "S", "S_low", "S_high", "D", "D_low", "D_high", "error"])
     print(f"{shown.to_string(index=False, na_rep='', float_format='{:.2f}'.format)}\n{out / 'runs.csv'}")
     return table
@@ -304,6 +333,28 @@ def _list_releases(folder: str | None) -> None:
             size = "" if pd.isna(r.bytes) else f"{r.bytes:,} B"
             print(f"  {r.name:39} {size:>11} {dict(yes='here', no='').get(r.here, r.here):12} {r.about}")
     print(f"\nThey go to {folder or data_dir()}.")
+
+# %% ../../nbs/app/76_commands.ipynb #030b7cb4
+@command(
+    "plmsub_categories --kind architecture --domains LIST --fasta FASTA",
+    "plmsub_categories --labels mine.tsv --fasta mine.fa --headers plain",
+)
+def plmsub_categories(
+    kind: str = "",  # only categories of a kind: class, architecture, topology, superfamily, residues, labels, or a label of the headers
+    most: int = 10,  # categories of a kind at most, the largest first; 0: all
+    labels: str = "",  # own labels: table of id and label
+    *,
+    source: DataFlags,
+):
+    "List the categories of a set of proteins, with counts"
+    table = category_counts(source.read(), labels)
+    if kind and kind not in set(table.kind):
+        raise ConfigError("no such kind of category", text=kind, do=f"There are {', '.join(table.kind.unique())}")
+    table = table[table.kind == kind] if kind else table
+    for name, rows in table.groupby("kind", sort=False):
+        shown = rows.head(most or len(rows)).drop(columns="kind").dropna(axis=1, how="all")
+        print(f"{name} ({len(shown)} of {len(rows)})\n{shown.to_string(index=False)}\n")
+    return table
 
 # %% ../../nbs/app/76_commands.ipynb #7efac8f2
 def _fetched(pattern: str) -> list[str]:
@@ -393,8 +444,8 @@ def plmsub_demo(
     print(f"{named} forgets category {category}. First its mask is trained, then it is compared with controls.")
     data = dict(domains=domains, fasta=fasta, **asdict(model))
     plmsub_train(category, out, steps=steps, split_seed=seed, seed=seed, **data)
-    fewer = {} if model.plm == "toy" else dict(passes=1, draws=2)  # a larger model takes its time
-    return plmsub_eval(out, proteins=400, seed=seed, device=model.device, **fewer)
+    times = dict(passes=5, draws=5) if model.plm == "toy" else dict(passes=1, draws=2)  # a larger model takes its time
+    return plmsub_eval(out, proteins=400, seed=seed, device=model.device, **times)
 
 # %% ../../nbs/app/76_commands.ipynb #c214ac16
 @command("plmsub_export --run runs/1.10 --out without_1.10", "plmsub_export --run runs/1.10 --out esm2_without.pt")
@@ -423,6 +474,14 @@ def _fairesm_name(plm: Plm) -> str:
     "Name of a file that fair-esm takes for what it is: an ESM-2, if it starts so"
     return plm.name if plm.config.positions or plm.name.startswith("esm2") else f"esm2_{plm.name}"
 
+# %% ../../nbs/app/76_commands.ipynb #0b49e970
+def _check_fold(run: str, fasta: str, plm: str) -> None:
+    "`ConfigError` where a model or proteins are missing"
+    if not run and not plm:
+        raise ConfigError("nothing to fold with", do="Add run='FOLDER' or plm='NAME'")
+    if not run and not fasta:
+        raise ConfigError("no proteins to fold", do="Add fasta='FILE'")
+
 # %% ../../nbs/app/76_commands.ipynb #e4565090
 @command(
     "plmsub_fold --run runs/1.10 --proteins 200 --device cuda",
@@ -439,19 +498,21 @@ def plmsub_fold(
     recycles: int | None = None,  # how often the outcome goes in again; by default as the predictor says
     batch_tokens: int = 1024,  # tokens folded together at most
     chunk: int | None = None,  # rows of pair attention at a time, to save memory
+    domains: str = "",  # CATH domain list of the run if it has moved; the FASTA file is then that of its sequences
+    dssp: str = "",  # secondary structure of the run's proteins, if it has moved
     *,
     model: RunModelFlags,
 ):
     "Fold proteins with a subnetwork, its full model and random masks"
-    if not run and not model.plm:
-        raise ConfigError("nothing to fold with", do="Add run='FOLDER' or plm='NAME'")
-    if not run and not fasta:
-        raise ConfigError("no proteins to fold", do="Add fasta='FILE'")
+    _check_fold(run, fasta, model.plm)
     how: dict[str, Any] = dict(recycles=recycles, batch_tokens=batch_tokens, chunk=chunk)
-    given = read_proteins(fasta) if fasta else []
+    given = read_proteins(fasta) if fasta and not domains else []
     if run:
-        trained = run_of(run, model)
-        some = given or drawn(getattr(parts_of(run, part), part), trained.category, proteins)
+        trained, moved = (
+            run_of(run, model),
+            {k: v for k, v in dict(domains=domains, fasta=fasta, dssp=dssp).items() if v},
+        )
+        some = given or drawn(getattr(parts_of(run, part, moved=moved), part), trained.category, proteins)
         predictor, place = load_folding(folding, model.device), out or Path(run) / "folded"
         table = fold_beside(predictor, trained.subnetwork, some, place, draws, **how)
     else:
@@ -560,6 +621,24 @@ DATA_TASKS: dict[str, Callable] = {  # functions of models and flags
     "mutations": _mutations,
     "localization": _localization,
 }
+_USED = {  # the flags of a task that it reads
+    "secondary": "layer seed",
+    "homology": "layer",
+    "properties": "layer seed",
+    "contacts": "data layer contacts seed",
+    "mutations": "data",
+    "localization": "data labels layer tune seed",
+}
+
+# %% ../../nbs/app/76_commands.ipynb #2d33df38
+def _refuse_unused(task: str, run: str, how: ProbeFlags, source: Mapping[str, Any]) -> None:
+    "`ConfigError` for a flag that a task would ignore"
+    used = _USED[task].split() + ["seed"] * (task not in DATA_TASKS and not run)  # of the split
+    given = {f.name: getattr(how, f.name) for f in fields(how) if getattr(how, f.name) != f.default}
+    unused = {name: value for name, value in given.items() if name not in used}
+    unused |= source if task in DATA_TASKS else {}
+    for name, value in unused.items():
+        raise ConfigError(f"{task} has no use for this", do=f"Leave out {name}={value!r}")
 
 # %% ../../nbs/app/76_commands.ipynb #eca0edec
 def _shown(task: str, rows: pd.DataFrame, category: Any) -> pd.DataFrame:
@@ -582,7 +661,7 @@ def plmsub_probe(
     *,
     how: ProbeFlags,
     model: RunModelFlags,
-    source: DataFlags,
+    **source: DataFlags,
 ):
     "Ask a model, or a subnetwork and its controls, what it can do"
     if task not in PROTEIN_TASKS | DATA_TASKS:
@@ -591,12 +670,14 @@ def plmsub_probe(
         raise ConfigError(f"{task} needs a file", do="Add data='FILE'")
     if not run and not model.plm:
         raise ConfigError("no model to ask", do="Add run='FOLDER' or plm='NAME'")
+    _refuse_unused(task, run, how, source)
     trained = run_of(run, model) if run else None
     models = models_of(trained, draws) if trained else {"full": model.load()}
     if task in DATA_TASKS:
         rows = DATA_TASKS[task](models, how)
     else:
-        parts = parts_of(run) if run else split(source.read(), by="superfamily", seed=how.seed)
+        given: Any = source  # those flags that were given
+        parts = parts_of(run, moved=given) if run else split(DataFlags(**given).read(), by="superfamily", seed=how.seed)
         rows = PROTEIN_TASKS[task](models, parts, how)
     if out:
         _write_table(rows, out)
@@ -676,6 +757,8 @@ def plmsub_figures(
         tables = result_tables(place, _domains_of(place, source), natives or None, _names(examples), kind)
     for name, why in tables["left_out"].items():
         print(f"left out: {name} ({why})")
+    if tables.get("scored"):
+        print(f"perplexities: {tables['scored']}")
     done = all_figures(tables, out or Path(place) / "figures")
     for row in done.itertuples():
         print(f"{row.figure:24} {'drawn' if row.drawn else 'not drawn'}{': ' * bool(row.note)}{row.note}")
@@ -721,6 +804,7 @@ COMMANDS: dict[str, Any] = {
     for f in (
         plmsub_demo,
         plmsub_data,
+        plmsub_categories,
         plmsub_domain,
         plmsub_pretrain,
         plmsub_train,
@@ -740,9 +824,10 @@ COMMANDS: dict[str, Any] = {
 def plmsub_help():
     "List the commands of plmsub"
     for name, function in COMMANDS.items():
-        print(f"plmsub_{name:9} {function.__doc__}")
-    print(f"plmsub_help      {plmsub_help.__doc__}")
+        print(f"plmsub_{name:10} {function.__doc__}")
+    print(f"plmsub_help       {plmsub_help.__doc__}")
     print("\nEach takes --help, which lists its flags; plmsub train and plmsub_train are the same.")
+    print("\nexit status:", *(f"{status:>5}  {meaning}" for status, meaning in EXIT_STATUS.items()), sep="\n")
 
 # %% ../../nbs/app/76_commands.ipynb #26ea968e
 def main(
@@ -751,7 +836,7 @@ def main(
     "The command plmsub: start one of the commands, or list them"
     name, *rest = [*(sys.argv[1:] if argv is None else argv), ""]
     if name in ("", "help", "-h", "--help"):
-        return plmsub_help()
+        return plmsub_help.main([])
     if name == "--version":
         return print(f"plmsub {__version__}")
     name = name.replace("-", "_").removeprefix("plmsub_")

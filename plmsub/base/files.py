@@ -43,13 +43,17 @@ from .errors import DataError, PlmsubError, RunError, shorten
 # %% ../../nbs/base/02_files.ipynb #69f6187f
 def data_dir() -> Path:  # the folder; whoever writes to it makes it
     "Folder of downloaded data and models: `$PLMSUB_DATA`, or else a folder in the user's cache"
-    if os.environ.get("PLMSUB_DATA"):
-        return Path(os.environ["PLMSUB_DATA"]).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "plmsub"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "plmsub"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plmsub"
+    try:
+        if os.environ.get("PLMSUB_DATA"):
+            return Path(os.environ["PLMSUB_DATA"]).expanduser()
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "plmsub"
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "plmsub"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plmsub"
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        do = "Name a folder in the variable PLMSUB_DATA, as in PLMSUB_DATA=FOLDER plmsub_train ..."
+        raise DataError("this user has no home folder to keep data in", do=do) from None
 
 # %% ../../nbs/base/02_files.ipynb #b2797955
 def package_dir() -> Path:

@@ -24,13 +24,15 @@ from torch import Tensor
 from ..base.errors import ConfigError, DataError, RunError
 from ..base.files import progress, whole_file
 from plmsub.base.runs import (
+    Stopped,
     append_log,
     checkpoint_file,
     checkpoints,
     claim_folder,
     cut_log,
     drop_checkpoints,
-    noticing_sigterm,
+    locked,
+    noticing_signals,
     read_log,
     resume,
 )
@@ -366,24 +368,24 @@ def _row(trainee, losses, valid):
 
 # %% ../../nbs/models/24_pretrain.ipynb #6ef883f1
 def _train_to_end(trainee, batches, valid, folder, on_step):
-    "Train to the last step; RunError for a loss that is not finite, and after SIGTERM"
+    "Train to the last step; RunError for a loss that is not finite, Stopped after SIGTERM or Ctrl-C"
     c, losses = trainee.config, []
 
     def due(every):
         return trainee.step % every == 0 or trainee.step == c.steps
 
-    with noticing_sigterm() as leave, progress(total=c.steps, initial=trainee.step, desc=c.name) as bar:
+    with noticing_signals() as came, progress(total=c.steps, initial=trainee.step, desc=c.name) as bar:
         while trainee.step < c.steps:
             losses.append(trainee.train(batches[trainee.step]))
             bar.update()
-            if due(c.log_every) or due(c.valid_every) or due(c.checkpoint_every) or leave:
+            if due(c.log_every) or due(c.valid_every) or due(c.checkpoint_every) or came:
                 row, losses = _row(trainee, losses, valid if due(c.valid_every) else []), []
                 append_log(folder, [row])
                 bar.set_postfix_str(", ".join(f"{k} {row[k]:.3f}" for k in ("loss", "valid_perplexity") if k in row))
-            if due(c.checkpoint_every) or leave:
+            if due(c.checkpoint_every) or came:
                 save_checkpoint(trainee, folder)
-            if leave and trainee.step < c.steps:
-                raise RunError(f"stopped by SIGTERM at step {trainee.step}", file=folder, do="Start it again to go on")
+            if came and trainee.step < c.steps:
+                raise Stopped(trainee.step, folder, came[0])
             if on_step:
                 on_step(trainee.step)
 
@@ -403,12 +405,12 @@ def pretrain(
     data = dict(n=len(train), n_valid=len(held_out), sha256=sha)
     batches = MlmBatches(train, config)  # what cannot be trained on is refused before the folder is taken
     valid_set = valid_batches(held_out, config)
-    claim_folder(folder, dict(config=asdict(config), data=data), device)
-    path = folder / "model.safetensors"
-    if not path.exists():
-        trainee = Trainee(config, device)
-        resume(folder, lambda file: load_checkpoint(trainee, file))
-        cut_log(folder, trainee.step)
-        _train_to_end(trainee, batches, valid_set, folder, on_step)
-        save_plm(trainee.plm(), path)
+    with locked(folder):
+        claim_folder(folder, dict(config=asdict(config), data=data), device)
+        if not (path := folder / "model.safetensors").exists():
+            trainee = Trainee(config, device)
+            resume(folder, lambda file: load_checkpoint(trainee, file))
+            cut_log(folder, trainee.step)
+            _train_to_end(trainee, batches, valid_set, folder, on_step)
+            save_plm(trainee.plm(), path)
     return read_plm(path).to(device)

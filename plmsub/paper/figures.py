@@ -738,10 +738,14 @@ def _evaluated(tables: Tables, name: str, as_released: bool) -> tuple[Tables, st
     return dict(tables, runs=runs[kept]), "" if kept.all() else f"without {', '.join(runs.run[~kept])}"
 
 
-def _caption(name: str, as_released: bool, made_up: bool) -> str:
+def _caption(name: str, as_released: bool, tables: Tables) -> str:
     panel, number = _PANELS[name], name.removeprefix("figure").upper().replace("DE", "D/E")
     how = f"as released: {panel.released}" if as_released else panel.corrected
-    return f"{'Made up, results of no model. ' * made_up}Figure {number}. {panel.caption}{f' ({how})' * bool(how)}."
+    if "scored" in tables:  # own runs: of what was scored or folded, which may be less than all
+        how = how.replace(_ALL, f"all domains {'scored' if panel.of == 'perplexity' else 'folded'}")
+        how += f"; {tables['scored']}" * (panel.of == "perplexity")
+    made_up = "Made up, results of no model. " * bool(tables.get("made_up"))
+    return f"{made_up}Figure {number}. {panel.caption}{f' ({how})' * bool(how)}."
 
 # %% ../../nbs/paper/64_figures.ipynb #67bc0edb
 def _save(figure: Any, path: Path, made_up: bool) -> None:
@@ -788,7 +792,7 @@ def all_figures(
         drawn, note = _one_figure(tables, name, as_released, path)
         rows.append((path.name, drawn, note))
         if drawn:
-            captions.append(f"**{path.name}** {_caption(name, as_released, bool(tables.get('made_up')))}\n")
+            captions.append(f"**{path.name}** {_caption(name, as_released, tables)}\n")
     with whole_file(folder / "captions.md") as f:
         f.write_text("\n".join(captions), encoding="utf-8")
     return pd.DataFrame(rows, columns=["figure", "drawn", "note"])

@@ -381,9 +381,9 @@ _AS_TEXT: dict[str, Any] = dict(keep_default_na=False, na_values=_NO_NUMBER)
 
 def _own_losses(place: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     "Losses of the subnetwork and of the full model of a run; `None` if it was not evaluated"
-    file = next((f for f in (place / "perplexity.csv", place / "test.csv.gz") if f.is_file()), None)
-    if not file:
+    if not (evaluation := _evaluation(place)):
         return None
+    file = evaluation / "perplexity.csv"
     try:
         table = pd.read_csv(file, usecols=lambda c: c in _OF_LOSSES, dtype=dict(id=str, model="category"), **_AS_TEXT)
     except (ValueError, OSError, EOFError) as e:
@@ -391,6 +391,19 @@ def _own_losses(place: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame] | N
     if lost := {"id", "model", "pass", "value"} - {*table}:
         raise DataError("the table lacks a column", file=file, text=min(lost))
     return perplexity_rows(table, name, "subnetwork"), perplexity_rows(table, "", "full")
+
+# %% ../../nbs/paper/63_results.ipynb #158cef95
+def _evaluation(place: Path) -> Path | None:
+    "The evaluation of a run that has the most readings"
+    made = {f.parent: read_json(f) for f in sorted(place.glob("*/evaluation.json"))}
+    return max(made, key=lambda folder: made[folder]["n"] * made[folder]["passes"], default=None)
+
+
+def _scored(places: Iterable[Path]) -> str:
+    "What the losses of some runs are of"
+    made = [read_json(folder / "evaluation.json") for place in places if (folder := _evaluation(place))]
+    words = {f"{e['n']:,} proteins of the {e['part']} part, passes: {e['passes']}" for e in made}
+    return " or ".join(sorted(words))
 
 # %% ../../nbs/paper/63_results.ipynb #5d7e5422
 def _own_scores(folder: Path, natives: dict, name: str) -> pd.DataFrame | None:
@@ -455,6 +468,7 @@ def _own(folder, domains, natives, kind) -> tuple[dict[str, Any], dict[str, list
         raise RunError("no run of this folder has a place in the figures", file=folder, text=why)
     tables: dict[str, Any] = dict(full="full model", made_up=False, left_out=left, absent={})
     tables["runs"] = pd.DataFrame([run.row for run in runs.values()])
+    tables["scored"] = _scored(place for place in places if place.name in runs)
     for name in ("train", "suppressed"):
         rows = [(run, i) for run, own in runs.items() for i in getattr(own, name)]
         tables[name] = pd.DataFrame(rows, columns=["run", "id"])
@@ -472,7 +486,7 @@ def _own(folder, domains, natives, kind) -> tuple[dict[str, Any], dict[str, list
 
 
 _OWN_FILES = dict(
-    perplexity="perplexity.csv or test.csv.gz of the runs (plmsub_eval)",
+    perplexity="evaluations of the runs (plmsub_eval)",
     structure="structures of the runs (plmsub_fold) and their natives",
 )
 
