@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -25,7 +26,7 @@ from ..base.files import open_text, progress, read_json, sha256_file, whole_file
 from ..base.runs import locked
 from ..base.seeds import seed_of
 from ..base.settings import check_fields
-from ..comparison import compare, readable
+from ..comparison import compare, readable, verdict
 from ..evaluation import models_of
 from ..models.weights import load_plm
 from ..paper.released import perplexity_rows, run_row, write_results
@@ -166,12 +167,13 @@ def report_text(
     comparison: pd.DataFrame,  # from `compare`
     part: str = "test",  # that was scored
 ) -> str:
-    "The comparison in words and numbers"
+    "The comparison in numbers and in words"
     shown = (
         readable(comparison).filter(regex="perplexity|nats").rename(columns=lambda c: c.replace("perplexity", "ppl"))
     )
-    about = "On the {} part (n proteins in so many superfamilies), with 95 % intervals; the margin is {}"
-    return about.format(part, f"the S of the subnetwork minus that of the model:\n\n{shown.to_string()}")
+    about = f"On the {part} part (n proteins in so many superfamilies), with 95 % intervals; the margin is "
+    about += f"the S of the subnetwork minus that of the model:\n\n{shown.to_string()}"
+    return f"{about}\n\n{fill(str(verdict(comparison)), 100)}"
 
 # %% ../../nbs/app/74_report.ipynb #894fdb0a
 def folders_of(
