@@ -235,6 +235,8 @@ def test_a_mask_fits_the_model_that_was_stored(tmp_path):
     mask = save_mask(half(PLM), tmp_path / "mask.safetensors", PLM)
     back = load_plm(save_plm(PLM, tmp_path / "model.safetensors"))
     assert back.fingerprint == PLM.fingerprint
+    (tmp_path / "plain").touch()
+    assert mask.stat().st_mode == (tmp_path / "plain").stat().st_mode  # safetensors alone would hide it from others
     assert torch.equal(Subnetwork(back, mask)(encode(["MKT"])), Subnetwork(PLM, mask)(encode(["MKT"])))
     halved = load_plm(save_plm(PLM, tmp_path / "half.safetensors", torch.float16))
     with pytest.raises(ModelError, match="half precision is another"):
