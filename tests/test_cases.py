@@ -555,11 +555,11 @@ def test_probe_of_mutations(written, tmp_path):
         assert "wild_type" not in (said := run(plmsub_probe, *flags)[0]) and "--wild-type" in said, said
         flags += ["--wild-type", "wild.fa"]
         assert run(plmsub_probe, *flags)[0].endswith("The variants fit with --first 23")
-        code, out, _ = run(plmsub_probe, *flags, "--first", 23, "--leave-out")
+        code, out, _ = run(plmsub_probe, *flags, "--first", 23, "--skip")
         assert code == 0 and "2 files left out" in out and "web page" in out and "needs one column mutant" in out, out
         (tmp_path / "scans/a.csv").unlink()
         columns = ["--columns", "what,number", "--separator", ";"]
-        code, out, _ = run(plmsub_probe, *flags, "--first", 23, "--leave-out", *columns)
+        code, out, _ = run(plmsub_probe, *flags, "--first", 23, "--skip", *columns)
         assert code == 0 and "1 variant left out" in out and "insertions and deletions" in out, out
 
 
@@ -571,7 +571,7 @@ def test_one_bad_structure_does_not_stop_a_folder(written, tmp_path):
     written("s/bad.pdb", "ATOM      x")
     flags = ["contacts", "--plm", "toy", "--data", tmp_path / "s", "--chain", "B"]
     assert "bad.pdb, line 1" in run(plmsub_probe, *flags)[0]
-    code, out, _ = run(plmsub_probe, *flags, "--leave-out")
+    code, out, _ = run(plmsub_probe, *flags, "--skip")
     assert code == 0 and "1 file left out" in out and "bad.pdb" in out, out
 
 
@@ -583,6 +583,31 @@ def test_flags_of_training_are_strict_on_request(written):
     with pytest.raises(ConfigError, match="skip=True is for FASTA files"):
         DataFlags(skip=True).read()
     assert len(read_domains("toy", strict=True)) == 960
+
+
+def test_one_bad_file_of_secondary_structure_is_skipped(written, tmp_path):
+    domains, flags = read_domains("toy")[:2], dict(dssp=str(tmp_path / "s"), dssp_by="pydssp")
+    for d in domains:
+        write_pdb(Chain(d.sequence, ideal_backbone([(-57, -47)] * len(d))), tmp_path / f"s/{d.id}.pdb")
+    written(f"s/{domains[1].id}.pdb", "ATOM      x")
+    with pytest.raises(DataError, match=domains[1].id):
+        DataFlags(**flags).read()
+    with redirect_stdout(io.StringIO()) as out:
+        proteins = {p.id: p for p in DataFlags(**flags, skip=True).read()}
+    assert proteins[domains[0].id].dssp and not proteins[domains[1].id].dssp
+    assert "959 of 960 proteins get no secondary structure" in out.getvalue()
+
+
+def test_labels_of_localization_take_any_separator(written, tmp_path):
+    rng, letters = numpy_rng(0, "localization"), [*"ACDEFGHIKLMNPQRSTVWY"]
+    texts = ["".join(rng.choice(letters, 30)) for _ in range(30)]
+    written("x.fa", "".join(f">p{i}\n{text}\n" for i, text in enumerate(texts)))
+    written("x.tsv", "id\tlocation\n" + "".join(f"p{i}\t{'in' if i % 2 else 'out'}\n" for i in range(30)))
+    flags = ["localization", "--plm", "toy", "--data", "x.fa", "--labels", "x.tsv"]
+    with chdir(tmp_path):
+        code, _, err = run(plmsub_probe, *flags)
+        assert code == 0 and "read as a header" in err, (code, err)
+        assert "none is left out. Leave the flag away: --skip" in run(plmsub_probe, *flags, "--skip")[0]
 
 
 # --- The shared cases, where they are at hand

@@ -561,14 +561,14 @@ class ProbeFlags(FileFlags):
     seed: int = 0  # of splits, folds and probes
 
 # %% ../../nbs/app/76_commands.ipynb #6b0a1534
-def _read_each(files: dict[str, Any], read: Callable, leave_out: bool) -> dict[str, Any]:
+def _read_each(files: dict[str, Any], read: Callable, skip: bool) -> dict[str, Any]:
     "What is read of each file by its name; files that cannot be read are left out and listed, or the first is raised"
     found, errors = {}, list[PlmsubError]()
     for name, file in files.items():
         try:
             found[name] = read(name, file)
         except PlmsubError as e:
-            if not leave_out:
+            if not skip:
                 raise
             errors.append(e)
     tell_skipped(errors, "file")
@@ -576,10 +576,10 @@ def _read_each(files: dict[str, Any], read: Callable, leave_out: bool) -> dict[s
         raise errors[0] if errors else DataError("no file is here")
     return found
 
-
-def _mutations(models: dict, how: ProbeFlags) -> pd.DataFrame:
+# %% ../../nbs/app/76_commands.ipynb #98d28364
+def _mutations(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
     folder = Path(how.data)
-    skipped: list[DataError] | None = [] if how.leave_out else None
+    skipped: list[DataError] | None = [] if skip else None
     endings = re.compile(r"\.(csv|tsv|txt)(\.(gz|bz2|xz|zst|zip))?$", re.IGNORECASE)
     files = sorted(f for f in folder.iterdir() if endings.search(f.name)) if folder.is_dir() else [folder]
     if not files:
@@ -588,23 +588,25 @@ def _mutations(models: dict, how: ProbeFlags) -> pd.DataFrame:
     def read(name: str, file: Path) -> pd.DataFrame:
         return read_variants(file, **how.of_table(name, skipped))
 
-    scans = _read_each({endings.sub("", f.name): f for f in files}, read, how.leave_out)
+    scans = _read_each({endings.sub("", f.name): f for f in files}, read, skip)
     tell_skipped(skipped or [], "variant")
     return rank_correlation(zero_shot(models, scans))
 
 # %% ../../nbs/app/76_commands.ipynb #8127b4df
-def _localization(models: dict, how: ProbeFlags) -> pd.DataFrame:
-    proteins = read_localization(how.data, how.labels or None)
+def _localization(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
+    if skip:
+        raise ConfigError("every protein needs its location, so none is left out", do="Leave the flag away: skip=True")
+    proteins = read_localization(how.data, how.labels or None, how.between(how.labels) if how.labels else ",")
     by = "fold" if all("fold" in p.labels for p in proteins) else "cluster"
     proteins = proteins if by == "fold" else with_clusters(proteins)
     return label_prediction(models, proteins, config=TuneConfig(tune=how.tune, seed=how.seed), by=by, seed=how.seed)
 
 # %% ../../nbs/app/76_commands.ipynb #e5cda21b
-def _contacts(models: dict, how: ProbeFlags) -> pd.DataFrame:  # five folds; similar proteins stay together
+def _contacts(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:  # five folds; similar proteins stay together
     def read(_: str, file: str) -> Any:
         return read_chain(file, how.chain or None)
 
-    chains = _read_each(structure_files(how.data), read, how.leave_out)
+    chains = _read_each(structure_files(how.data), read, skip)
     proteins = with_clusters([Protein(id, c.sequence) for id, c in chains.items()])
     maps = {id: contact_map(c) for id, c in chains.items()}
     settings: dict[str, Any] = dict(seed=how.seed, contacts=maps, probe=how.contacts)
@@ -616,7 +618,7 @@ PROTEIN_TASKS: dict[str, Callable] = {  # functions of models, split and flags
     "homology": lambda m, p, f: remote_homology(m, p.test, layer=f.layer),
     "properties": lambda m, p, f: lasso_proteins(m, p.test, layer=f.layer, seed=f.seed),
 }
-DATA_TASKS: dict[str, Callable] = {  # functions of models and flags
+DATA_TASKS: dict[str, Callable] = {  # functions of models, flags, and whether to skip what cannot be read
     "contacts": _contacts,
     "mutations": _mutations,
     "localization": _localization,
@@ -674,7 +676,7 @@ def plmsub_probe(
     trained = run_of(run, model) if run else None
     models = models_of(trained, draws) if trained else {"full": model.load()}
     if task in DATA_TASKS:
-        rows = DATA_TASKS[task](models, how)
+        rows = DATA_TASKS[task](models, how, source.skip)
     else:
         given: Any = source  # those flags that were given
         parts = parts_of(run, moved=given) if run else split(DataFlags(**given).read(), by="superfamily", seed=how.seed)

@@ -23,7 +23,7 @@ from ..categories import Category, parse_category
 from ..io.cath import read_domains, read_dssp_fasta
 from ..io.dssp import read_dssp_table, with_dssp
 from ..io.headers import read_proteins
-from ..io.labels import SEPARATORS, read_labels
+from ..io.labels import SEPARATORS, find_separator, read_labels
 from ..models.weights import load_plm
 from ..plm import Plm
 from ..proteins import LEVELS, STATES, Protein, fingerprint, node, of_length, states_of
@@ -38,7 +38,7 @@ class DataFlags:
     domains: str = "toy"  # CATH domain list (CLF 2.0), or toy
     fasta: str = ""  # FASTA file with the sequences
     headers: str = ""  # of a FASTA file without a CATH list: uniprot, deeplocpro, prokka or plain
-    skip: bool = False  # leave out records of such a file that cannot be read, and list them
+    skip: bool = False  # leave out what cannot be read of files with many entries, and list it
     strict: bool = False  # refuse what would be mended in the sequences: small letters, blanks, a * at the end
     min_length: int = 64  # shortest protein used, residues
     max_length: int = 512  # longest protein used, residues
@@ -83,8 +83,9 @@ def tell_skipped(
 # %% ../../nbs/app/73_flags.ipynb #de79d93d
 def _all_proteins(data: DataFlags) -> list[Any]:
     "Proteins of all lengths"
-    if data.skip and not data.headers:
-        raise ConfigError("skip=True is for FASTA files without a CATH list", do="Add headers='plain'")
+    if data.skip and not data.headers and not (data.dssp and Path(data.dssp).is_dir()):
+        what = "skip=True is for FASTA files without a CATH list, and for folders of secondary structure"
+        raise ConfigError(what, do="Add headers='plain'")
     if data.headers:
         if not data.fasta:
             raise ConfigError("headers are those of a FASTA file", text=data.headers, do="Add fasta='FILE'")
@@ -117,7 +118,7 @@ def _with_structure(proteins: list[Any], data: DataFlags) -> list[Any]:
     if not data.dssp:
         return proteins
     strings = None if folder else read_dssp_fasta(path, data.dash or None) if fasta else read_dssp_table(path)
-    proteins, missing = with_dssp(proteins, strings or path, data.dssp_by or None)
+    proteins, missing = with_dssp(proteins, strings or path, data.dssp_by or None, data.skip)
     if missing:
         id, why = next(iter(missing.items()))
         print(f"{len(missing):,} of {len(proteins):,} proteins get no secondary structure, the first is {id} ({why})")
@@ -136,12 +137,15 @@ class FileFlags:
     wild_type: str = ""  # FASTA file of wild types named like the tables, for tables without sequences
     average: bool = False  # take the mean of a variant that has several values
     chain: str = ""  # chain to read from structures; by default the only one
-    leave_out: bool = False  # leave out files and rows that cannot be read, and list them
 
     def __post_init__(self):
         check_fields(self)
         if self.separator not in ("", "tab", *SEPARATORS):
             raise ConfigError("no such separator", text=self.separator, do="Use , or ; or tab")
+
+    def between(self, path: str) -> str:
+        "What stands between the columns of a table"
+        return {"tab": "\t"}.get(self.separator, self.separator) or find_separator(path)
 
     def of_table(self, name: str, skipped: list | None) -> dict[str, Any]:
         "Arguments of `read_variants` for the table of a name"

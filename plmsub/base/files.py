@@ -30,6 +30,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, unquote
@@ -245,7 +246,7 @@ def decoded_lines(
             most = math.inf if plain else max(_SMALL, _RATIO * Path(path).stat().st_size)
             if stream.encoding == "utf-16":
                 mend("UTF-16", "decoded")
-            for n, line in enumerate(iter(lambda: stream.readline(_LONGEST), ""), 1):
+            for n, line in enumerate(iter(partial(stream.readline, _LONGEST), ""), 1):
                 size += len(line)
                 if len(line) == _LONGEST or size > most:
                     long = (

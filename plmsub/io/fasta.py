@@ -69,18 +69,20 @@ _SURE = 40  # letters
 
 def _is_nucleotides(sequence):
     "A, C, G, and T or U are all there, and N alone beside them, in 40 letters or more"
-    letters = set(sequence)
-    return len(sequence) >= _SURE and {*"ACG"} < letters <= {*"ACGTUN"} and bool(letters & {*"TU"})
+    if len(sequence) < _SURE or sequence.strip("ACGTUN"):
+        return False
+    return {*"ACG"} < {*sequence} and not {*sequence}.isdisjoint("TU")
 
 
 def _letters(header, lines, alphabet, advice, mend, path):
     "Numbered lines of one record in letters of the alphabet"
-    protein = alphabet == _PROTEIN
-    for n, line in lines:
-        if protein and (gap := re.search("[-.]", line)):
-            what = f"{header}: this sequence is aligned, it has gaps"
-            raise DataError(what, file=path, line=n, text=gap[0], do=_ALIGNED)
-    if protein and any(first_bad_letter(line, alphabet) for _, line in lines):
+    if not any(first_bad_letter(line, alphabet) for _, line in lines):
+        return lines
+    if protein := alphabet == _PROTEIN:
+        for n, line in lines:
+            if gap := re.search("[-.]", line):
+                what = f"{header}: this sequence is aligned, it has gaps"
+                raise DataError(what, file=path, line=n, text=gap[0], do=_ALIGNED)
         lines = _mended(lines, mend)
     for n, line in lines:
         if bad := first_bad_letter(line, alphabet):

@@ -188,7 +188,7 @@ def plddt(
     if np.isnan(values[observed]).any():
         raise DataError(f"chain {model.name} has residues without a B factor")
     low, high = values[observed].min(), values[observed].max()
-    if low == high and observed.sum() > 1:
+    if highest is None and low == high and observed.sum() > 1:
         raise DataError(f"all B factors are {low:g}, so they are no pLDDT")
     scale = (1 if high <= 1 else 100) if highest is None else highest
     if low < 0 or high > scale or scale == 100 and high <= 1:
