@@ -1,0 +1,161 @@
+"Numbers worked out by hand, for what every page builds on"
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from plmsub.anatomy import zeros_of
+from plmsub.base.errors import ConfigError, DataError
+from plmsub.batches import encode
+from plmsub.controls import control_masks
+from plmsub.io.cath import read_domains
+from plmsub.io.structures import Chain, ideal_backbone
+from plmsub.masks import GRANULARITIES, HardMask, MaskLayout, WeightMask, select_weights
+from plmsub.models.weights import load_plm
+from plmsub.paper.original import batch_scaled
+from plmsub.proteins import AMINO_ACIDS, Protein
+from plmsub.schedules import cosine, hold_then_ramp, one_cycle
+from plmsub.splits import Split, leakage, split
+from plmsub.tables import pooled, tidy
+from plmsub.tasks.homology import auc, search, similarity_blocks
+from plmsub.tasks.language_model import mlm_perplexity, per_protein, perplexity
+from plmsub.tasks.structure import rmsd, superposed
+from plmsub.teacher import Teacher, request_key
+from plmsub.train import TrainConfig, new_state, run_step, temperature_at, training_batches
+
+# --- Splits and schedules
+
+
+def test_only_the_suppressed_are_dealt_one_by_one():
+    parts = split(read_domains("toy"), category="1.20.20.10", suppressed_by="domain")
+    held = [{d.code for d in part if d.code != "1.20.20.10"} for part in (parts.train, parts.valid, parts.test)]
+    assert all(held) and sum(map(len, held)) == len(set.union(*held))
+
+
+def test_a_fifth_of_the_words_makes_a_near_copy():
+    letters = np.random.default_rng(0).choice(list(AMINO_ACIDS), (4, 54))
+    train, a, b, c = ("".join(row) for row in letters)
+    proteins = [Protein("train", train), Protein("near", a[:40] + train[40:]), Protein("far", b[:42] + train[42:])]
+    parts = Split(proteins[:1], proteins[1:], [Protein("other", c)])  # 10 and 8 of 50 words are those of train
+    found = leakage(parts, mmseqs=False)
+    seen = found.pairs[found.pairs.kind == "k-mers"]
+    assert dict(zip(seen.id, seen.similarity)) == {"near": pytest.approx(0.2)}
+
+
+def test_schedules_between_their_ends():
+    assert [cosine(k, 5, 1, 0) for k in range(6)] == pytest.approx([1, 0.853553, 0.5, 0.146447, 0, 0], abs=1e-6)
+    rates = [one_cycle(k, 20, 1, 0.2, 4, 10) for k in range(20)]
+    assert rates[:5] == pytest.approx([0.25, 0.359835, 0.625, 0.890165, 1], abs=1e-6)
+    assert np.diff(rates[4:]).max() < 0 and rates[-1] == pytest.approx(0.1)
+    assert [hold_then_ramp(k, 2, 3) for k in range(7)] == [0, 0, 0.25, 0.5, 0.75, 1, 1]
+
+
+# --- What a mask and its training are made of
+
+
+def test_masks_of_different_matrices_combine():
+    a, b = HardMask({"x": torch.tensor([[True, False]])}), HardMask({"y": torch.tensor([[False, True]])})
+    for both in (a & b, b & a):  # what a mask does not name, it keeps whole
+        assert {n: m.tolist() for n, m in both.items()} == {"x": [[True, False]], "y": [[False, True]]}
+    for either in (a | b, b | a):
+        assert {n: m.all().item() for n, m in either.items()} == {"x": True, "y": True}
+
+
+def test_an_entry_stands_for_a_weight_a_neuron_or_a_head():
+    shapes = {"layer.0.attention.query": (4, 6), "layer.0.attention.output": (6, 4)}
+    sizes = {g: MaskLayout(shapes, 2, g).sizes for g in GRANULARITIES}
+    assert sizes == {"weight": [24, 24], "neuron": [4, 6], "head": [2, 2]}
+    neurons = MaskLayout(shapes, 2, "neuron").spread(torch.arange(10.0))
+    assert neurons["layer.0.attention.query"].tolist() == [[k] * 6 for k in range(4)]
+    heads = MaskLayout(shapes, 2, "head").spread(torch.arange(4.0))
+    assert heads["layer.0.attention.query"][:, 0].tolist() == [0, 0, 1, 1]  # rows: what a head asks
+    assert heads["layer.0.attention.output"][0].tolist() == [2, 2, 3, 3]  # columns: what it has found
+
+
+def test_one_draw_of_the_controls_is_enough():
+    plm = load_plm("toy")
+    shapes = select_weights(plm, [3])
+    mask = HardMask({n: torch.arange(a * b).reshape(a, b) % 5 > 0 for n, (a, b) in shapes.items()})
+    found = control_masks(plm, mask, WeightMask(shapes, plm.n_heads), 3.2, 0.4, draws=1)
+    assert {name: len(some) for name, some in found.items()} == dict.fromkeys(found, 1) and len(found) == 4
+    with pytest.raises(ConfigError, match="at least one draw"):
+        control_masks(plm, mask, WeightMask(shapes, plm.n_heads), 3.2, 0.4, draws=0)
+
+
+def test_zeros_of_heads_in_matrices_that_are_not_square():
+    mask = {"layer.0.attention.query": (4, 6), "layer.0.attention.output": (6, 4)}
+    mask = HardMask({n: torch.ones(s, dtype=torch.bool) for n, s in mask.items()})
+    mask["layer.0.attention.query"][3, :5], mask["layer.0.attention.output"][:2, 0] = False, False
+    zeros = zeros_of(mask, by="head", n_heads=2).n_zeros.tolist()
+    assert zeros == [0, 5, 2, 0]
+
+
+def test_a_step_is_the_mean_of_its_batches(tmp_path):
+    plm, config = load_plm("toy"), TrainConfig(steps=4, accumulate=2, batch_size=4, suppressed=2)
+    parts = split(read_domains("toy")[::4], by="domain", category="1")
+    batches, teacher = training_batches(parts, "1", config), Teacher(plm, tmp_path)
+    results = []
+    for some in ([batches[0]], [batches[0], batches[0]], [batches[1]], [batches[0], batches[1]]):
+        state = new_state(plm, config)
+        loss = run_step(plm, state.mask, some, teacher, config, 0)["loss"]
+        results.append((loss, state.mask.logits.grad))
+    (one, g), (twice, gg), (other, h), (mean, gh) = results
+    torch.testing.assert_close((twice, gg), (one, g))
+    torch.testing.assert_close((mean, gh), ((one + other) / 2, (g + h) / 2), rtol=1e-3, atol=1e-6)
+
+
+def test_temperature_and_rate_belong_to_their_step():
+    config = TrainConfig(steps=11, temperature_start=3.0, temperature_end=1.0)
+    assert [temperature_at(k, config) for k in (0, 5, 10)] == pytest.approx([3, 2, 1])
+    assert temperature_at(10, replace(config, temperature_steps=21)) == pytest.approx(2)
+
+
+def test_the_key_of_a_request_holds_what_is_asked():
+    tokens, where = encode(["MKTAYIAKQR"])[0], torch.zeros(12, dtype=torch.bool)
+    keys = {request_key(tokens, where.scatter(0, torch.tensor([k]), True)) for k in range(1, 11)}
+    assert len(keys) == 10 and request_key(tokens, where) not in keys
+
+
+def test_losses_are_scaled_within_their_batch():
+    assert batch_scaled([1, 2, 3, 4], [1, 3, 5, 15], size=2).tolist() == [0.5, 3, 1.5, 6]
+
+
+# --- What tasks count
+
+
+def test_a_query_is_not_its_own_hit_and_ties_count_half():
+    proteins = read_domains("toy")[:6]
+    found = search("toy", proteins, proteins, k=5)
+    assert (found["query"] != found["hit"]).all() and found.groupby("query").size().eq(5).all()
+    assert auc(np.array([1, 2]), np.array([1, 1])) == 0.75 and auc(np.array([1]), np.array([1])) == 0.5
+
+
+def test_a_mirror_image_is_another_structure():
+    helix = Chain("A" * 12, ideal_backbone(np.full((12, 2), (-57, -47))))
+    mirror = replace(helix, atoms=helix.atoms * [1, 1, -1])
+    assert rmsd(helix, helix) < 1e-4 and rmsd(mirror, helix) > 1
+    assert np.abs(superposed(mirror, helix, fit="rmsd").atoms - helix.atoms).max() > 1
+
+
+def test_models_keep_the_order_in_which_they_were_given():
+    plm = load_plm("toy")
+    table = mlm_perplexity({"subnetwork": plm, "full": plm}, read_domains("toy")[:2], passes=2)
+    assert list(per_protein(table).model) == ["subnetwork"] * 2 + ["full"] * 2
+    assert list(perplexity(table).model.unique()) == ["subnetwork", "full"]
+
+
+@pytest.mark.parametrize("wrong", [np.ones(3), np.ones((0, 3)), np.ones((2, 3, 1))])
+def test_embeddings_are_a_table(wrong):
+    with pytest.raises(DataError, match="a table of proteins and dimensions"):
+        next(similarity_blocks(wrong, np.ones((2, 3))))
+
+
+def test_what_the_rows_of_the_table_do_not_say():
+    row = tidy([dict(metric="m", model="full", id="P1", value=2)], "task").iloc[0]
+    assert row[["task", "draw", "n"]].tolist() == ["task", 0, 1] and row[["seed", "code"]].isna().all()
+    rows = [
+        dict(metric="m", model="full", id=f"P{k}", value=v, n=n, draw=d) for k, v, n, d in ((0, 1, 1, 0), (1, 4, 2, 1))
+    ]
+    assert pooled(tidy(rows, "task")).loc[0, ["value", "proteins", "n"]].tolist() == [3, 2, 3]
