@@ -676,7 +676,7 @@ def plmsub_probe(
     trained = run_of(run, model) if run else None
     models = models_of(trained, draws) if trained else {"full": model.load()}
     if task in DATA_TASKS:
-        rows = DATA_TASKS[task](models, how, source.skip)
+        rows = DATA_TASKS[task](models, how, source.get("skip", False))
     else:
         given: Any = source  # those flags that were given
         parts = parts_of(run, moved=given) if run else split(DataFlags(**given).read(), by="superfamily", seed=how.seed)

@@ -58,7 +58,8 @@ def t_interval(
         df = np.where(variance == 0, 1, variance**2 / sum(v**2 / d for v, d in sources))
         error = np.sqrt(variance)
         reach = t.ppf(0.975, df) * error
-        p = np.where((value == 0) & (error == 0), 1, 2 * t.sf(np.abs(value) / error, df))
+        value = np.where((np.abs(value) < 1e-12) & (error < 1e-12), 0, value)  # rounding is no difference
+        p = np.where((value == 0) & (error < 1e-12), 1, 2 * t.sf(np.abs(value) / error, df))
     return value - reach, value + reach, p
 
 # %% ../../nbs/base/06_intervals.ipynb #ead195f5
