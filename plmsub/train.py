@@ -28,7 +28,7 @@ from torch import Tensor
 
 # %% ../nbs/42_train.ipynb #7842492a
 from .base.errors import ConfigError, DataError, PlmsubError, RunError
-from .base.files import parse_json, progress, read_json, whole_file, write_json
+from .base.files import parse_json, progress, read_json, whole_file, write_json, write_table
 from plmsub.base.runs import (
     Stopped,
     append_log,
@@ -511,8 +511,7 @@ def _report_leakage(parts: Split, folder: Path, mmseqs: bool) -> None:
         return
     table, pairs = leakage(parts, mmseqs)
     for name, rows in (("leakage_pairs.csv", pairs), ("leakage.csv", table)):  # if the last one exists, both do
-        with whole_file(folder / name) as temporary:
-            rows.to_csv(temporary, index=False)
+        write_table(rows, folder / name)
 
 # %% ../nbs/42_train.ipynb #5043b12c
 def _warning(scores: dict[str, float], config: TrainConfig) -> str:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -67,11 +68,11 @@ from plmsub.app.sweep import (
 )
 from .track import tracker
 from ..base.errors import ConfigError, DataError, PlmsubError
-from ..base.files import data_dir, package_file, whole_file, write_json
+from ..base.files import data_dir, package_file, write_json, write_table
 from ..base.runs import locked
 
 # %% ../../nbs/app/76_commands.ipynb #983ba838
-from ..comparison import compare, readable
+from ..comparison import compare, readable, verdict
 from ..evaluation import models_of
 from ..io.cath import domain_record, read_cath_names, read_clf, read_domains
 from ..io.data import available_releases, fetch, read_manifest, unpack
@@ -90,7 +91,7 @@ from ..paper.released import results_folder
 from ..paper.results import made_up_tables, own_runs, paper_results, result_tables
 from ..plm import Plm
 from ..proteins import Protein
-from ..splits import leakage, leakage_line, split
+from ..splits import Split, leakage, leakage_line, split
 from ..subnetwork import Subnetwork
 from ..tasks.contacts import contact_precision
 from ..tasks.folding import fold, fold_beside, load_folding
@@ -100,14 +101,9 @@ from ..tasks.secondary import cross_validate, secondary_structure
 from ..tasks.structure import contact_map, score_folder, score_pair, structure_files
 from ..tasks.transfer import TuneConfig, label_prediction, read_localization, with_clusters
 from ..tasks.variants import rank_correlation, zero_shot
-from ..train import TrainConfig, fit, is_first_process, process_device, training_batches
+from ..train import Run, TrainConfig, fit, is_first_process, process_device, training_batches
 
 # %% ../../nbs/app/76_commands.ipynb #91a503ef
-def _write_table(table: pd.DataFrame, path: str | Path) -> None:
-    with whole_file(path) as f:
-        table.to_csv(f, index=False)
-
-
 def _names(text: str | Sequence[str]) -> list[str]:
     "Names with commas between them, or a list of them"
     return [x.strip() for x in text.split(",") if x.strip()] if isinstance(text, str) else list(text)
@@ -166,8 +162,18 @@ def plmsub_train(
     if watcher:
         watcher.finish()
     if first:
-        print(run)
+        print(run, _first_verdict(run, parts), f"Next: plmsub_eval --run {out}", sep="\n")
     return run
+
+
+def _first_verdict(run: Run, parts: Split) -> str:
+    "What the valid part says, from which the mask was chosen"
+    try:
+        table, _ = score_run(run, parts, Scoring("valid", run.config.valid_proteins, draws=1))
+        said = str(verdict(compare(table, run.category)))
+    except PlmsubError as e:  # the run is finished and good
+        said = f"no verdict ({e})."
+    return fill(f"On the valid part, from which the mask was chosen: {said}", 100)
 
 # %% ../../nbs/app/76_commands.ipynb #ef1c492b
 @command("plmsub_eval --run runs/1.10", "plmsub_eval --csv runs/sweep/runs.csv --out runs/sweep/released")
@@ -187,7 +193,8 @@ def plmsub_eval(
     table, place = score_run(trained, parts, how, Path(out) if out else None, say=print)
     comparison = compare(table, trained.category, seed=how.seed)
     files = write_report(trained, table, comparison, place)
-    print(f"\n{report_text(comparison, how.part)}\n", *files, sep="\n")
+    following = f"Next: plmsub_export --run {run} --out FOLDER, or plmsub_probe secondary --run {run}"
+    print(f"\n{report_text(comparison, how.part)}\n", *files, following, sep="\n")
     return comparison
 
 # %% ../../nbs/app/76_commands.ipynb #4d5342b4
@@ -289,6 +296,7 @@ def _swept(rows: list[Job], plm: Plm, everything: list[Protein], out: Path, how:
     add_rows(table, out / "runs.csv")
     shown = table.filter(["job", "state", "sparsity", "S", "S_low", "S_high", "D", "D_low", "D_high", "error"])
     print(f"{shown.to_string(index=False, na_rep='', float_format='{:.2f}'.format)}\n{out / 'runs.csv'}")
+    print(f"Next: plmsub_eval --csv {out / 'runs.csv'}, or plmsub_figures {out}")
     return table
 
 # %% ../../nbs/app/76_commands.ipynb #0d50d9b9
@@ -543,7 +551,7 @@ def plmsub_tm(
     else:
         table = score_folder(models, natives, processes, **settings)
     if out:
-        _write_table(table, out)
+        write_table(table, out)
     shown = table.set_index("id")[["tm_score", "rmsd_A", "rmsd_all_A", "lddt", "plddt", "q3", "error"]]
     print(shown.dropna(axis=1, how="all").round(3).to_string())
     return table
@@ -627,8 +635,8 @@ _USED = {  # the flags of a task that it reads
     "secondary": "layer seed",
     "homology": "layer",
     "properties": "layer seed",
-    "contacts": "data layer contacts seed",
-    "mutations": "data",
+    "contacts": "data layer contacts seed skip",
+    "mutations": "data skip",
     "localization": "data labels layer tune seed",
 }
 
@@ -638,7 +646,7 @@ def _refuse_unused(task: str, run: str, how: ProbeFlags, source: Mapping[str, An
     used = _USED[task].split() + ["seed"] * (task not in DATA_TASKS and not run)  # of the split
     given = {f.name: getattr(how, f.name) for f in fields(how) if getattr(how, f.name) != f.default}
     unused = {name: value for name, value in given.items() if name not in used}
-    unused |= source if task in DATA_TASKS else {}
+    unused |= {n: v for n, v in source.items() if n not in used} if task in DATA_TASKS else {}
     for name, value in unused.items():
         raise ConfigError(f"{task} has no use for this", do=f"Leave out {name}={value!r}")
 
@@ -682,7 +690,7 @@ def plmsub_probe(
         parts = parts_of(run, moved=given) if run else split(DataFlags(**given).read(), by="superfamily", seed=how.seed)
         rows = PROTEIN_TASKS[task](models, parts, how)
     if out:
-        _write_table(rows, out)
+        write_table(rows, out)
     print(_shown(task, rows, trained and trained.category).to_string())
     return rows
 

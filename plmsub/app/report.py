@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from .flags import DataFlags, command_of, data_of, drawn, parts_of, read_again
 from .sweep import Plan
 from ..base.errors import ConfigError, DataError
-from ..base.files import open_text, progress, read_json, sha256_file, whole_file, write_json
+from ..base.files import open_text, progress, read_json, sha256_file, whole_file, write_json, write_table
 from ..base.runs import locked
 from ..base.seeds import seed_of
 from ..base.settings import check_fields
@@ -86,8 +86,7 @@ def _keep(place: Path, identity: dict[str, Any], table: pd.DataFrame) -> None:
     if not about.exists() or read_json(about) != identity:
         rows.unlink(missing_ok=True)
         write_json(about, identity)
-    with whole_file(rows) as f:
-        table.to_csv(f, index=False)
+    write_table(table, rows)
 
 
 def score_run(
@@ -153,14 +152,9 @@ def write_report(
 ) -> list[Path]:  # comparison.csv and report.png
     "Write what follows from an evaluation into its folder"
     figure = report_figure(run, table, comparison)
-    writers: dict[str, Callable] = {
-        "comparison.csv": lambda f: comparison.to_csv(f, index=False),
-        "report.png": lambda f: figure.savefig(f, format="png"),
-    }
-    for name, write in writers.items():
-        with whole_file(place / name) as temporary:
-            write(temporary)
-    return [place / name for name in writers]
+    with whole_file(place / "report.png") as temporary:
+        figure.savefig(temporary, format="png")
+    return [write_table(comparison, place / "comparison.csv"), place / "report.png"]
 
 
 def report_text(
@@ -263,8 +257,7 @@ def write_losses(
 ) -> pd.DataFrame:  # losses of all runs, with the column run
     "Write the losses of all runs into one file"
     losses = pd.concat([s.losses.assign(run=s.run.folder.name) for s in scored], ignore_index=True)
-    with whole_file(path) as f:
-        losses.to_csv(f, index=False, compression=dict(method="gzip", mtime=0))
+    write_table(losses, path)
     return losses
 
 
@@ -334,8 +327,7 @@ def measure(
 
     def score(run: Run, plan: Plan) -> None:
         table, place = score_run(run, plan.parts, how)
-        with whole_file(place / "comparison.csv") as f:
-            compare(table, run.category, seed=how.seed).to_csv(f, index=False)
+        write_table(compare(table, run.category, seed=how.seed), place / "comparison.csv")
 
     return score
 

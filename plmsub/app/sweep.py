@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.errors import ConfigError, DataError, PlmsubError
-from ..base.files import one_at_a_time, open_text, progress, read_json, whole_file, write_json
+from ..base.files import one_at_a_time, open_text, progress, read_json, write_json, write_table
 from ..base.runs import Busy, Stopped, claim_folder, locked
 from ..base.seeds import numpy_rng, seed_of
 from ..base.settings import check_fields, one_of
@@ -247,9 +247,7 @@ def write_jobs(
     "Write a table of runs"
     rows = [{k: v for k, v in asdict(job).items() if k != "settings"} | job.settings for job in jobs]
     rows = [{k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in row.items()} for row in rows]
-    with whole_file(path) as temporary:
-        pd.DataFrame(rows, dtype=object).to_csv(temporary, index=False)
-    return Path(path)
+    return write_table(pd.DataFrame(rows, dtype=object), path)
 
 # %% ../../nbs/app/71_sweep.ipynb #d1885f4a
 def read_jobs(
@@ -327,8 +325,7 @@ def add_rows(
             before = pd.read_csv(path, dtype=str, keep_default_na=False)
             key, new = (t.folder.where(t.folder.fillna("") != "", t.job) for t in (before, table))
             table = pd.concat([before[~key.isin(new)], table])
-        with whole_file(path) as f:
-            table.to_csv(f, index=False)
+        write_table(table, path)
 
 # %% ../../nbs/app/71_sweep.ipynb #c6929710
 def submit(
