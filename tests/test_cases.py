@@ -598,6 +598,15 @@ def test_one_bad_file_of_secondary_structure_is_skipped(written, tmp_path):
     assert "959 of 960 proteins get no secondary structure" in out.getvalue()
 
 
+def test_a_compressed_table_of_secondary_structure(written):
+    rows = [
+        ("domain", "alphabet", "sequence", "ss"),
+        *((d.id, "DSSP8", d.sequence, d.dssp) for d in read_domains("toy")),
+    ]
+    file = written("x.tsv.gz", gzip.compress("".join("\t".join(row) + "\n" for row in rows).encode()))
+    assert all(p.dssp for p in DataFlags(dssp=str(file)).read())
+
+
 def test_labels_of_localization_take_any_separator(written, tmp_path):
     rng, letters = numpy_rng(0, "localization"), [*"ACDEFGHIKLMNPQRSTVWY"]
     texts = ["".join(rng.choice(letters, 30)) for _ in range(30)]

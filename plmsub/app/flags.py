@@ -109,7 +109,10 @@ def _by_headers(data: DataFlags) -> list[Protein]:
 def _with_structure(proteins: list[Any], data: DataFlags) -> list[Any]:
     "Add secondary structure; prints how many proteins get none"
     path = Path(data.dssp)
-    folder, fasta = bool(data.dssp) and path.is_dir(), bool(data.dssp) and not path.is_dir() and path.suffix != ".tsv"
+    folder, fasta = (
+        bool(data.dssp) and path.is_dir(),
+        bool(data.dssp) and not path.is_dir() and ".tsv" not in path.suffixes,
+    )
     if data.dssp_by and not folder:
         raise ConfigError("a program is for coordinates", text=data.dssp_by, do="Give a folder of them, dssp='FOLDER'")
     if data.dash and not fasta:
