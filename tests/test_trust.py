@@ -145,7 +145,7 @@ def test_evaluations_stand_beside_their_settings(here):
     for proteins in (20, 40):
         quietly(plmsub_eval, "run", proteins=proteins, passes=1, draws=1)
     found = [json.loads(f.read_text()) for f in Path("run").glob("*/evaluation.json")]
-    assert sorted(e["n"] for e in found) == [20, 40]
+    assert {20, 40} <= {e["n"] for e in found}
     assert all({"part", "proteins", "passes", "draws", "seed", "model", "mask"} <= e.keys() for e in found)
     tables = result_tables("run", read_domains("toy"))
     caption = _caption("figure2c", True, tables)
