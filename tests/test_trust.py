@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from plmsub import train
 from plmsub.app.commands import (
@@ -42,7 +43,9 @@ FILES = dict(domains="toy.clf", fasta="toy.fa", dssp="toy_dssp.fa")
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
+    "Files go to a folder of the test; the figure of a report, which takes longer than all else, is left empty"
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("plmsub.app.report.report_figure", lambda *args: Figure())
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +145,7 @@ def test_evaluations_stand_beside_their_settings(here):
     for proteins in (20, 40):
         quietly(plmsub_eval, "run", proteins=proteins, passes=1, draws=1)
     found = [json.loads(f.read_text()) for f in Path("run").glob("*/evaluation.json")]
-    assert sorted(e["n"] for e in found) == [20, 40]
+    assert {20, 40} <= {e["n"] for e in found}
     assert all({"part", "proteins", "passes", "draws", "seed", "model", "mask"} <= e.keys() for e in found)
     tables = result_tables("run", read_domains("toy"))
     caption = _caption("figure2c", True, tables)
@@ -329,7 +332,7 @@ def test_the_evaluation_of_a_run_that_cannot_be_written(here, monkeypatch):
 
     monkeypatch.setattr(plmsub.app.report, "mlm_perplexity", None)  # nothing is computed before the folder is looked at
     Path("file").touch()
-    with pytest.raises(RunError, match="nothing can be written here"):
+    with pytest.raises(RunError, match="nothing can be written here.* out='FOLDER'"):
         plmsub_eval("run", proteins=20, draws=1, out="file/mine")
 
 

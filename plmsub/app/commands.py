@@ -295,7 +295,9 @@ def _swept(rows: list[Job], plm: Plm, everything: list[Protein], out: Path, how:
     table = with_scores(done, out, how)
     add_rows(table, out / "runs.csv")
     shown = table.filter(["job", "state", "sparsity", "S", "S_low", "S_high", "D", "D_low", "D_high", "error"])
-    print(f"{shown.to_string(index=False, na_rep='', float_format='{:.2f}'.format)}\n{out / 'runs.csv'}")
+    settings = ", ".join(f"{name} {value}" for name, value in asdict(how).items())
+    print(f"{shown.to_string(index=False, na_rep='', float_format='{:.2f}'.format)}\n")
+    print(f"evaluated on: {settings}\n{out / 'runs.csv'}")
     print(f"Next: plmsub_eval --csv {out / 'runs.csv'}, or plmsub_figures {out}")
     return table
 

@@ -101,7 +101,7 @@ def score_run(
     identity = _identity(run, parts, some, how)
     models = models_of(run, how.draws) | models_by_name({"unigram": unigram_model(parts.train)})
     category = run.category if run.category.kind == "letters" else None
-    with locked(place):
+    with locked(place, do="Write elsewhere with out='FOLDER'"):
         rows = _scored_before(place, identity)
         if left := {name: draws for name, draws in models.items() if name not in rows}:
             say(work_text(left, some, how))

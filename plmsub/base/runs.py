@@ -114,6 +114,7 @@ class Busy(RunError):
 @contextmanager
 def locked(
     folder: str | Path,  # made if it does not exist, and removed again if nothing was written there
+    do: str = "Choose another folder",  # what the error says where nothing can be written
 ) -> Iterator[None]:  # the thread that holds the lock may take it again
     "Hold the lock of a folder; `Busy` if another process holds it, `RunError` where nothing can be written"
     folder = Path(folder)
@@ -122,10 +123,9 @@ def locked(
         lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
         lock.acquire()
     except Timeout:
-        do = "Wait for it, or choose another folder"
-        raise Busy("another process is at work in this folder", file=folder, do=do) from None
+        wait = "Wait for it, or choose another folder"
+        raise Busy("another process is at work in this folder", file=folder, do=wait) from None
     except OSError as e:
-        do = "Choose another folder"
         raise RunError("nothing can be written here", file=folder, text=e.strerror or str(e), do=do) from None
     try:
         yield
