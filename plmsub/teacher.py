@@ -128,7 +128,8 @@ class LogitCache:
                 return None
             _write_logits(path, self.new, info)
         except WriteError as e:  # a cache that cannot be written costs time, and nothing else
-            warnings.warn(f"the teacher's logits could not be stored ({e}); they stay in memory", stacklevel=2)
+            what = f"the teacher's logits could not be stored in {self.folder} ({e.text}); they stay in memory"
+            warnings.warn(what, stacklevel=2)
             return None
         self.new, self.stored = {}, self.stored | _open_logits(path)
         return path
