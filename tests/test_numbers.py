@@ -15,12 +15,14 @@ from plmsub.evaluation import evaluate
 from plmsub.io.cath import read_domains
 from plmsub.io.structures import Chain, ideal_backbone
 from plmsub.masks import GRANULARITIES, HardMask, MaskLayout, WeightMask, select_weights
+from plmsub.models.embed import _components
 from plmsub.models.weights import load_plm
 from plmsub.paper.original import batch_scaled
 from plmsub.plm import tiny_esm2
 from plmsub.proteins import AMINO_ACIDS, Protein
 from plmsub.schedules import cosine, hold_then_ramp, one_cycle
 from plmsub.splits import Split, leakage, split
+from plmsub.subnetwork import _is_shape
 from plmsub.tables import pooled, tidy
 from plmsub.tasks.homology import auc, search, similarity_blocks
 from plmsub.tasks.language_model import mlm_perplexity, per_protein, perplexity
@@ -198,3 +200,14 @@ def test_tasks_are_asked_one_after_the_other():
 
     found = evaluate("toy", read_domains("toy")[:2], [length, length])
     assert found.index.tolist() == [0, 1, 2, 3] and found.value[0] == found.value[2]
+
+
+def test_as_many_components_as_there_are_residues():
+    x = np.random.default_rng(0).normal(size=(3, 5))
+    assert _components(x, "pca", [0, 2]).shape == (10,)
+    with pytest.raises(DataError, match="3 residues of 5 dimensions have no component 4"):
+        _components(x, "pca", [3])
+
+
+def test_the_shape_of_a_matrix_is_two_whole_numbers():
+    assert _is_shape([2, 3]) and not any(map(_is_shape, ([2], [2, 0], [2.0, 3], [2, 3, 4], "23", (2, 3), {2: 3})))
