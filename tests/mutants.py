@@ -73,6 +73,9 @@ NAMED = [  # module, old, new, what it breaks
 EQUAL = {  # fault -> why it changes no number
     "schedules 9fa43524 411: step < rise -> step <= rise": "at the peak both halves have the same value",
     "anatomy 0810b375 898: 1 -> 2": "a number of zeros beyond the largest possible one has probability 0",
+    "tasks.secondary ea9d9678 813: 0 -> 1": "a window holds the longest protein, so that no two overlap",
+    "batches 5e63f609 181: 256 -> 257": "a byte is 255 at most",
+    "subnetwork 241e58d2 737: 1 -> 2": "NumPy takes any negative length for the missing one",
 }
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -10,17 +11,23 @@ from plmsub.anatomy import zeros_of
 from plmsub.base.errors import ConfigError, DataError
 from plmsub.batches import encode
 from plmsub.controls import control_masks
+from plmsub.evaluation import evaluate
 from plmsub.io.cath import read_domains
 from plmsub.io.structures import Chain, ideal_backbone
 from plmsub.masks import GRANULARITIES, HardMask, MaskLayout, WeightMask, select_weights
+from plmsub.models.embed import _components
 from plmsub.models.weights import load_plm
 from plmsub.paper.original import batch_scaled
+from plmsub.plm import tiny_esm2
 from plmsub.proteins import AMINO_ACIDS, Protein
 from plmsub.schedules import cosine, hold_then_ramp, one_cycle
 from plmsub.splits import Split, leakage, split
+from plmsub.subnetwork import _is_shape
 from plmsub.tables import pooled, tidy
 from plmsub.tasks.homology import auc, search, similarity_blocks
 from plmsub.tasks.language_model import mlm_perplexity, per_protein, perplexity
+from plmsub.tasks.properties import lasso, lasso_proteins
+from plmsub.tasks.secondary import Scale
 from plmsub.tasks.structure import rmsd, superposed
 from plmsub.teacher import Teacher, request_key
 from plmsub.train import TrainConfig, new_state, run_step, temperature_at, training_batches
@@ -92,6 +99,13 @@ def test_zeros_of_heads_in_matrices_that_are_not_square():
     assert zeros == [0, 5, 2, 0]
 
 
+def test_every_weight_of_the_tiny_model_matters():
+    plm = tiny_esm2()
+    assert "3 layers, 32 dims, 4 heads, 40k weights" in repr(plm)
+    vectors = {n: w for n, w in plm.all_weights.items() if w.ndim == 1 and n != "rotary"}
+    assert vectors and all(w.std() > 0.05 for w in vectors.values())  # neither biases nor scales are all alike
+
+
 def test_a_step_is_the_mean_of_its_batches(tmp_path):
     plm, config = load_plm("toy"), TrainConfig(steps=4, accumulate=2, batch_size=4, suppressed=2)
     parts = split(read_domains("toy")[::4], by="domain", category="1")
@@ -159,3 +173,41 @@ def test_what_the_rows_of_the_table_do_not_say():
         dict(metric="m", model="full", id=f"P{k}", value=v, n=n, draw=d) for k, v, n, d in ((0, 1, 1, 0), (1, 4, 2, 1))
     ]
     assert pooled(tidy(rows, "task")).loc[0, ["value", "proteins", "n"]].tolist() == [3, 2, 3]
+
+
+def test_a_scale_centers_and_keeps_what_does_not_vary():
+    x = np.array([[1, 5, 2], [3, 5, 6]], np.float32)
+    assert Scale.of(x)(x).tolist() == [[-1, 0, -1], [1, 0, 1]]
+
+
+def test_a_lasso_of_equal_values_predicts_them():
+    table, predicted = lasso(np.arange(12.0).reshape(6, 2), np.full(6, 3.5), np.arange(6) % 3)
+    assert predicted.tolist() == [3.5] * 6 and (table.value[table.metric == "MAE"] == 0).all()
+
+
+def test_proteins_without_a_value_are_left_out_of_a_lasso():
+    proteins = read_domains("toy")[:13]
+    targets = pd.DataFrame({"x": [np.nan, *np.arange(12.0)]}, [p.id for p in proteins])
+    table = lasso_proteins("toy", proteins, targets, groups=range(13), folds=3)
+    assert table[table.metric == "RMSE"].n.sum() == 12
+
+
+def test_tasks_are_asked_one_after_the_other():
+    def length(models, parts):
+        return tidy(
+            [dict(metric="residues", model=m, id=p.id, value=len(p)) for m in models for p in parts.test], "length"
+        )
+
+    found = evaluate("toy", read_domains("toy")[:2], [length, length])
+    assert found.index.tolist() == [0, 1, 2, 3] and found.value[0] == found.value[2]
+
+
+def test_as_many_components_as_there_are_residues():
+    x = np.random.default_rng(0).normal(size=(3, 5))
+    assert _components(x, "pca", [0, 2]).shape == (10,)
+    with pytest.raises(DataError, match="3 residues of 5 dimensions have no component 4"):
+        _components(x, "pca", [3])
+
+
+def test_the_shape_of_a_matrix_is_two_whole_numbers():
+    assert _is_shape([2, 3]) and not any(map(_is_shape, ([2], [2, 0], [2.0, 3], [2, 3, 4], "23", (2, 3), {2: 3})))

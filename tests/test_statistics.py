@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm, t, ttest_1samp, ttest_ind
 
+from plmsub.base.errors import DataError
 from plmsub.base.intervals import effective_number, intervals, t_interval
 from plmsub.categories import cath_category
 from plmsub.comparison import compare, corrected
@@ -68,10 +69,12 @@ def test_with_families_of_one_size_it_is_the_t_test():
     margin, inside = wide.subnetwork - wide.random, wide.index.str.startswith("1")
     at = compare(table, "1", n_boot=40_000).set_index("model")
     exact = ttest_ind(margin[inside], margin[~inside], equal_var=False)
+    low, high = exact.confidence_interval()
     assert at.margin_p["random"] == pytest.approx(exact.pvalue, abs=0.01)
-    assert at.margin_low["random"] == pytest.approx(exact.confidence_interval().low, abs=0.02)
-    alone = ttest_1samp(wide.subnetwork[~inside] - wide.full[~inside], 0).confidence_interval()
-    assert (at.D_low["subnetwork"], at.D_high["subnetwork"]) == pytest.approx(tuple(alone), abs=0.02)
+    assert at.margin_high["random"] - at.margin_low["random"] == pytest.approx(high - low, rel=0.02)
+    low, high = ttest_1samp(wide.subnetwork[~inside] - wide.full[~inside], 0).confidence_interval()
+    assert at.D_high["subnetwork"] - at.D_low["subnetwork"] == pytest.approx(high - low, rel=0.02)
+    assert list(at.reset_index().columns[:3]) == ["model", "task", "metric"]
 
 
 def test_percentiles_go_as_far_out_as_t_with_one_degree_less_than_clusters():
@@ -128,6 +131,31 @@ def test_S_and_D_depend_on_neither_batches_nor_the_order_of_proteins():
         for ps, n in ((proteins, 4096), (proteins[::-1], 300))
     ]
     np.testing.assert_allclose(*(r[["S", "D", "S_low", "D_high"]].iloc[1].astype(float) for r in results), atol=2e-5)
+
+
+def test_rows_that_do_not_pair_are_refused():
+    table = made_up(3)
+    for bad, words in (
+        (pd.concat([table, table.iloc[[7]]]), "scored twice by a model"),
+        (table.drop(index=7), "not scored by a model, but by others"),
+        (table.assign(n=np.arange(len(table)) % 3 + 1), "another number of residues"),
+    ):
+        with pytest.raises(DataError, match=words):
+            compare(bad, "1")
+
+
+def test_lost_knowledge_is_a_share_of_what_there_is_to_lose():
+    values = {"full": 2.0, "subnetwork": 2.2, "unigram": 2.5}
+    rows = [
+        dict(id=f"{c}{k}", code=f"{c}.10.8.{k}", model=m, value=v)
+        for m, v in values.items()
+        for c in "12"
+        for k in "12"
+    ]
+    table = tidy(pd.DataFrame(rows).assign(metric="NLL (nats)"), "language model")
+    at = compare(table, "1").set_index("model")
+    assert at.lost_suppressed.tolist() == pytest.approx([0, 0.4, 1]) and at.S.tolist() == [0, 0, 0]
+    assert compare(table[table.model != "unigram"], "1").lost_suppressed.isna().all()
 
 
 @few
