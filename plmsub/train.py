@@ -447,12 +447,12 @@ def training_batches(parts: Split, category: Category | str, config: TrainConfig
 class Training:
     "What a run works with, apart from its state"
 
-    plm: Plm
-    batches: CategoryBatches
-    teacher: Teacher
-    validation: Validation
-    config: TrainConfig
-    folder: Path
+    plm: Plm  # the frozen model
+    batches: CategoryBatches  # of the train part
+    teacher: Teacher  # the full model's logits
+    validation: Validation  # S and D of a mask on the valid part
+    config: TrainConfig  # settings
+    folder: Path  # where everything is written
     share: tuple[int, int]  # (k, n): this is process k of n; the first one writes
     track: Any = None  # see `fit`
     on_validation: Callable[[State], None] | None = None  # see `fit`
@@ -541,7 +541,7 @@ class Run:
     "A trained mask and where it came from"
 
     folder: Path  # holds config.json, split.json, leakage.csv, provenance.json, log.jsonl, mask.safetensors
-    config: TrainConfig
+    config: TrainConfig  # settings
     category: Category  # what is suppressed
     subnetwork: Subnetwork  # the model under the best hard mask
     scores: dict[str, float]  # valid_S, valid_D (nats), sparsity and step of the best mask

@@ -132,9 +132,7 @@ def _with_structure(proteins: list[Any], data: DataFlags) -> list[Any]:
 class FileFlags:
     "Files of variants and structures"
 
-    columns: str = (
-        ""  # of variants, values and sequences, with commas between; by default known names, such as ProteinGym's
-    )
+    columns: str = ""  # of variants, values and sequences, with commas between; by default known names, as ProteinGym's
     separator: str = ""  # between columns: a comma, a semicolon, or tab; by default as the header shows
     first: int = 1  # number of the first residue of the sequences
     wild_type: str = ""  # FASTA file of wild types named like the tables, for tables without sequences

@@ -180,7 +180,7 @@ class AttentionProbe:
     "A logistic regression from the attention between two residues to their contact"
 
     weights: np.ndarray  # (K*H,) of the heads
-    offset: float
+    offset: float  # added to the weighted sum
     layer: int | None = None  # whose heads; None: those of all layers
 
     def predict(self, model: Any, proteins: list[Protein]) -> list[np.ndarray]:  # (N,N) logits of each protein

@@ -404,12 +404,12 @@ class Tuned:
     "A model that has learned a task; made by `fine_tune`"
 
     model: Any  # what it was made from
-    config: TuneConfig
+    config: TuneConfig  # how it learned
     label: str  # of the proteins, what was learned
     classes: list | None  # their names, in the order of the outputs; `None`: a number
     units: tuple | None  # mean and standard deviation of the number in training
     module: nn.Module | None  # transformers' (for LoRA within peft's); `None`: the model is as it was
-    head: Head
+    head: Head  # from a representation to the answer
     log: pd.DataFrame  # a row per epoch: epoch, train_loss, valid_loss (nats, or variance left), kept
 
     @property
