@@ -6,7 +6,7 @@
 __all__ = ['READINGS', 'WARM_UP', 'TrainConfig', 'temperature_at', 'read_mask', 'subnetwork_logits', 'run_step',
            'sample_proteins', 'Validation', 'rank', 'process_device', 'is_first_process', 'processes', 'State',
            'new_state', 'train_step', 'validate', 'save_state', 'load_state', 'training_batches', 'Training',
-           'describe', 'Run', 'load_run', 'run_settings', 'fit']
+           'describe', 'Run', 'run_settings', 'load_run', 'fit']
 
 # %% ../nbs/42_train.ipynb #99b2a2fa
 import json
@@ -572,27 +572,7 @@ class Run:
         numbers = f"{100 * s['sparsity']:.2f}% removed, valid S {s['valid_S']:.2f}, D {s['valid_D']:.3f} nats at step {s['step']}"
         return f"Run(category {self.category.name} in {self.subnetwork.plm.name}: {numbers}{warning})"
 
-# %% ../nbs/42_train.ipynb #ca7f9aff
-def load_run(
-    folder: str | Path,  # of a finished run; raises `RunError` if there is none
-    plm: Plm | str | Path | None = None,  # the model it was trained on; `None`: the one that its config.json names
-) -> Run:
-    "Read a run back"
-    folder = Path(folder)
-    if not (folder / "mask.safetensors").exists():
-        raise RunError("no finished run here", file=folder, do="Start it, or let it go on, with fit or plmsub_train")
-    record, scores = read_json(folder / "config.json"), read_json(folder / "result.json")
-    config, category = run_settings(record, folder / "config.json")
-    _check_scores(scores, folder / "result.json")
-    model = _model_of(record, folder / "config.json") if plm is None else plm
-    subnetwork = Subnetwork(model, folder / "mask.safetensors")
-    expected = dict(config=record["config"], category=record["category"], scores=scores)
-    if any(subnetwork.mask.info.get(k) != v for k, v in expected.items()):
-        what, do = "this mask is not that of config.json and result.json beside it", "Give each run a folder of its own"
-        raise RunError(what, file=folder / "mask.safetensors", do=do)
-    return Run(folder, config, category, subnetwork, scores)
-
-
+# %% ../nbs/42_train.ipynb #e33aaf17
 def run_settings(
     record: Any,  # what a run's config.json holds
     file: Path,  # where it is, for the error
@@ -617,6 +597,26 @@ def _model_of(record: dict[str, Any], file: Path) -> Plm:
         return load_plm(command.get("plm") or model.get("name") or "")
     except PlmsubError as e:
         raise RunError("the model of this run cannot be loaded", file=file, text=str(e), do="Pass it as plm") from None
+
+# %% ../nbs/42_train.ipynb #ca7f9aff
+def load_run(
+    folder: str | Path,  # of a finished run; raises `RunError` if there is none
+    plm: Plm | str | Path | None = None,  # the model it was trained on; `None`: the one that its config.json names
+) -> Run:
+    "Read a run back"
+    folder = Path(folder)
+    if not (folder / "mask.safetensors").exists():
+        raise RunError("no finished run here", file=folder, do="Start it, or let it go on, with fit or plmsub_train")
+    record, scores = read_json(folder / "config.json"), read_json(folder / "result.json")
+    config, category = run_settings(record, folder / "config.json")
+    _check_scores(scores, folder / "result.json")
+    model = _model_of(record, folder / "config.json") if plm is None else plm
+    subnetwork = Subnetwork(model, folder / "mask.safetensors")
+    expected = dict(config=record["config"], category=record["category"], scores=scores)
+    if any(subnetwork.mask.info.get(k) != v for k, v in expected.items()):
+        what, do = "this mask is not that of config.json and result.json beside it", "Give each run a folder of its own"
+        raise RunError(what, file=folder / "mask.safetensors", do=do)
+    return Run(folder, config, category, subnetwork, scores)
 
 # %% ../nbs/42_train.ipynb #4ee7cc50
 def _finish(run: Training, state: State) -> None:

@@ -125,6 +125,16 @@ def _config(preset: str, settings: dict[str, Any], n_layers: int, n_train: int) 
         return TrainConfig(**settings)
     return released_config(preset, n_layers, n_train, **(dict(steps=TrainConfig.steps) | settings))
 
+# %% ../../nbs/app/76_commands.ipynb #bd24e080
+def _first_verdict(run: Run, parts: Split) -> str:
+    "What the valid part says, from which the mask was chosen"
+    try:
+        table, _ = score_run(run, parts, Scoring("valid", run.config.valid_proteins, draws=1))
+        said = str(verdict(compare(table, run.category)))
+    except PlmsubError as e:  # the run is finished and good
+        said = f"no verdict ({e})."
+    return fill(f"On the valid part, from which the mask was chosen: {said}", 100)
+
 # %% ../../nbs/app/76_commands.ipynb #2b965b08
 @command(
     "plmsub_train --category 1.10 --out runs/1.10",
@@ -164,16 +174,6 @@ def plmsub_train(
     if first:
         print(run, _first_verdict(run, parts), f"Next: plmsub_eval --run {out}", sep="\n")
     return run
-
-
-def _first_verdict(run: Run, parts: Split) -> str:
-    "What the valid part says, from which the mask was chosen"
-    try:
-        table, _ = score_run(run, parts, Scoring("valid", run.config.valid_proteins, draws=1))
-        said = str(verdict(compare(table, run.category)))
-    except PlmsubError as e:  # the run is finished and good
-        said = f"no verdict ({e})."
-    return fill(f"On the valid part, from which the mask was chosen: {said}", 100)
 
 # %% ../../nbs/app/76_commands.ipynb #ef1c492b
 @command("plmsub_eval --run runs/1.10", "plmsub_eval --csv runs/sweep/runs.csv --out runs/sweep/released")
