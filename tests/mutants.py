@@ -1,6 +1,6 @@
 """Plant small faults in the package, one at a time, and see whether the tests notice.
 
-    python tests/mutants.py [--only comparison splits] [--each 5] [--seed 0] [--jobs 1] [--named] [--out mutants.csv]
+    python tests/mutants.py [--only comparison splits] [--each 5] [--seed 0] [--jobs 1] [--out mutants.csv]
 
 A fault changes one operator, number, or function in one exported cell: of the module, and of the page that defines it.
 Most faults are drawn by a seed from all that are possible, so that nobody can write tests for them; `NAMED` are those
@@ -27,41 +27,26 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot  # noqa: F401  (these are loaded once, for all the processes to come)
-import pandas  # noqa: F401
+import pandas  # noqa: F401  (this and torch are loaded once, for all the processes to come)
 import pytest
-import scipy.stats  # noqa: F401
-import sklearn.linear_model  # noqa: F401
 import torch  # noqa: F401
 from nbdev.config import get_config
 from nbdev.test import test_nb
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = {  # beside those that are named like the module, and `numbers`
-    "base.intervals": "statistics",
-    "comparison": "statistics",
-    "splits": "leakage",
-    "subnetwork": "runs",
-    "plm": "models",
-    "esm": "models",
-    "paper.original": "released",
-    "io.dssp": "inputs",
-}
+TESTS = dict(intervals="statistics", comparison="statistics", splits="leakage", subnetwork="runs", plm="models")
+TESTS |= dict(esm="models", original="released", dssp="inputs")  # beside `numbers`, and those named like the module
 MODULES = """masks losses teacher train subnetwork controls anatomy tasks.language_model comparison base.intervals
     splits tasks.structure io.dssp tasks.secondary tasks.contacts tasks.homology tasks.variants tasks.transfer
     paper.released paper.original models.embed batches plm esm schedules tables evaluation tasks.properties""".split()
-MIRROR = """superposition.run()
-    mirrored = SVDSuperimposer()
-    mirrored.set(fixed, moving * [1, 1, -1])
-    mirrored.run()
-    superposition = min(superposition, mirrored, key=SVDSuperimposer.get_rms)"""
+MIRROR = "moving * [1, 1, np.sign(np.linalg.det((fixed - fixed.mean(0)).T @ (moving - moving.mean(0))))]"
 NAMED = [  # module, old, new, what it breaks
     ("splits", "inside and suppressed_by else by", "suppressed_by else by", "maintained proteins leak"),
     ("splits", '"k-mers": 0.2', '"k-mers": 0.3', "near copies are not seen"),
     ("base.intervals", "2 * t.sf", "t.sf", "p is one-sided"),
     ("base.intervals", "n_clusters - 1", "n_clusters", "t of percentiles with G degrees of freedom"),
     ("comparison", "group.weights) - 1)", "group.weights))", "t with G degrees of freedom"),
-    ("tasks.structure", "superposition.run()", MIRROR, "superposition may mirror"),
+    ("tasks.structure", "set(fixed, moving)", f"set(fixed, {MIRROR})", "superposition may mirror"),
     ("tasks.homology", "if i != place.get(p.id)", "if True", "a query is its own hit"),
     ("tasks.homology", "return float(rankdata(", "return float(partial(rankdata, method='min')(", "ties are misses"),
     ("train", "{k: v / len(batches) for", "{k: v for", "batches of a step are summed"),
@@ -135,9 +120,9 @@ def numeric(tree):
             yield from numeric(child)
 
 
-def cells(module, root=ROOT):
+def cells(module):
     "Cell id -> text of the cell in a module, without the imports"
-    parts = re.split(r"(?m)^# %% \S*\.ipynb #(\S+)\n", module_file(module, root).read_text("utf-8"))[1:]
+    parts = re.split(r"(?m)^# %% \S*\.ipynb #(\S+)\n", module_file(module).read_text("utf-8"))[1:]
     return {id: text.strip("\n") for id, text in zip(parts[::2], parts[1::2])}
 
 
@@ -169,16 +154,16 @@ def module_file(module, root=ROOT):
     return root / "plmsub" / (module.replace(".", "/") + ".py")
 
 
-def page_of(module, root=ROOT):
-    "The notebook of a module"
-    return next(
-        p for p in (root / "nbs").rglob("*.ipynb") if re.search(rf"default_exp {module}\\?[n\"]", p.read_text("utf-8"))
-    )
+def page_of(module):
+    *folder, stem = module.split(".")
+    (page,) = ROOT.joinpath("nbs", *folder).glob(f"[0-9]*_{stem}.ipynb")
+    return page.relative_to(ROOT)
 
 
 def tests_of(module):
-    names = [module.split(".")[-1], "numbers", *TESTS.get(module, "").split()]
-    return [Path(f"tests/test_{n}.py") for n in dict.fromkeys(names) if (ROOT / f"tests/test_{n}.py").exists()]
+    stem = module.split(".")[-1]
+    names = [f"tests/test_{n}.py" for n in (stem, "numbers", TESTS.get(stem))]
+    return [Path(n) for n in dict.fromkeys(names) if (ROOT / n).exists()]
 
 
 def plant(mutant, root):
@@ -186,7 +171,7 @@ def plant(mutant, root):
     path = module_file(mutant.module, root)
     assert path.read_text("utf-8").count(mutant.old) == 1
     path.write_text(path.read_text("utf-8").replace(mutant.old, mutant.new), "utf-8")
-    page = page_of(mutant.module, root)
+    page = root / page_of(mutant.module)
     notebook = json.loads(page.read_text("utf-8"))
     (cell,) = [c for c in notebook["cells"] if c["id"] == mutant.cell]
     source = "".join(cell["source"])
@@ -224,11 +209,7 @@ def passes(root, path, limit_s):
 
 def copy_of_checkout(folder, mutant=None):
     root = Path(folder).resolve() / "copy"
-    for name in ("plmsub", "nbs", "tests", "benchmarks"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in ROOT.glob("*.*"):
-        if path.is_file():
-            shutil.copy(path, root)
+    shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".*", "__pycache__", "_docs", "_proc", "*.egg-info"))
     if mutant is not None:
         plant(mutant, root)
     return root
@@ -239,7 +220,7 @@ def guards(module):
     seconds = {}
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         root = copy_of_checkout(folder)
-        for path in [*tests_of(module), page_of(module).relative_to(ROOT)]:
+        for path in [*tests_of(module), page_of(module)]:
             start = time.perf_counter()
             if not passes(root, path, 900):
                 sys.exit(f"{path} fails without a fault:\n{(root / 'log').read_text()[-3000:]}")

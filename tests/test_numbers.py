@@ -1,6 +1,9 @@
 "Numbers worked out by hand, for what every page builds on"
 
+import os
+import signal
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -8,7 +11,7 @@ import pytest
 import torch
 
 from plmsub.anatomy import zeros_of
-from plmsub.base.errors import ConfigError, DataError
+from plmsub.base.errors import ConfigError, DataError, RunError
 from plmsub.batches import encode
 from plmsub.controls import control_masks
 from plmsub.evaluation import evaluate
@@ -30,7 +33,7 @@ from plmsub.tasks.properties import lasso, lasso_proteins
 from plmsub.tasks.secondary import Scale
 from plmsub.tasks.structure import rmsd, superposed
 from plmsub.teacher import Teacher, request_key
-from plmsub.train import TrainConfig, new_state, run_step, temperature_at, training_batches
+from plmsub.train import TrainConfig, fit, new_state, run_step, temperature_at, training_batches
 
 # --- Splits and schedules
 
@@ -118,6 +121,24 @@ def test_a_step_is_the_mean_of_its_batches(tmp_path):
     (one, g), (twice, gg), (other, h), (mean, gh) = results
     torch.testing.assert_close((twice, gg), (one, g))
     torch.testing.assert_close((mean, gh), ((one + other) / 2, (g + h) / 2), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("steps", [2, 3])
+def test_a_run_that_is_stopped_in_its_last_step_is_done(tmp_path, steps):
+    parts = split(read_domains("toy")[::8], by="domain", category="1")
+    config = TrainConfig(steps=steps, valid_every=1, valid_proteins=4, batch_size=4, suppressed=2)
+
+    def stop(state):
+        if state.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    done = partial(fit, "toy", parts, "1", config, tmp_path / "run", mmseqs=False, on_validation=stop)
+    if steps == 2:
+        assert done().config.steps == 2
+    else:
+        with pytest.raises(RunError, match="stopped by SIGTERM at step 2"):
+            done()
 
 
 def test_temperature_and_rate_belong_to_their_step():
