@@ -279,7 +279,7 @@ def one_at_a_time(
                 lock.unlink()  # Windows keeps it while others wait
 
 # %% ../../nbs/base/02_files.ipynb #5c075cb5
-_LONGEST = 200  # characters of a file name
+_LONGEST_NAME = 200  # characters of a file name
 
 
 def file_name(
@@ -289,7 +289,7 @@ def file_name(
     "The name of a file for an id"
     name = quote(id, safe=" ") + ending
     name = "%2E" + name[1:] if name.startswith(".") else name
-    if len(name) > _LONGEST:
+    if len(name) > _LONGEST_NAME:
         raise DataError("the id is too long for the name of a file", text=id)
     return name
 
