@@ -36,6 +36,7 @@ from plmsub.tasks.language_model import mlm_perplexity, per_protein, perplexity
 from plmsub.tasks.properties import lasso, lasso_proteins
 from plmsub.tasks.secondary import Scale
 from plmsub.tasks.structure import rmsd, superposed
+from plmsub.tasks.transfer import _batches
 from plmsub.teacher import Teacher, request_key
 from plmsub.train import TrainConfig, fit, new_state, run_step, temperature_at, training_batches
 
@@ -256,3 +257,8 @@ def test_a_run_as_a_row_of_the_released_table(tmp_path):
     ]
     assert [r["level"] for r in rows] == ["residue", "residue", "class", "architecture"]
     assert all((r["epoch"], r["steps"], r["sparsity_percent"]) == (3, 5, 25) for r in rows)  # 40 proteins of 10
+
+
+def test_an_epoch_shows_every_protein_once():
+    batches = list(_batches([5, 9, 7] * 20, SimpleNamespace(batch=4, seed=0), 0))
+    assert sorted(i for batch in batches for i in batch) == list(range(60)) and max(map(len, batches)) == 4
