@@ -4,6 +4,7 @@ import os
 import signal
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,9 @@ import torch
 
 from plmsub.anatomy import zeros_of
 from plmsub.base.errors import ConfigError, DataError, RunError
+from plmsub.base.files import write_json
 from plmsub.batches import encode
+from plmsub.categories import as_category
 from plmsub.controls import control_masks
 from plmsub.evaluation import evaluate
 from plmsub.io.cath import read_domains
@@ -21,8 +24,9 @@ from plmsub.masks import GRANULARITIES, HardMask, MaskLayout, WeightMask, select
 from plmsub.models.embed import _components
 from plmsub.models.weights import load_plm
 from plmsub.paper.original import batch_scaled
+from plmsub.paper.released import run_row
 from plmsub.plm import tiny_esm2
-from plmsub.proteins import AMINO_ACIDS, Protein
+from plmsub.proteins import AMINO_ACIDS, Domain, Protein
 from plmsub.schedules import cosine, hold_then_ramp, one_cycle
 from plmsub.splits import Split, leakage, split
 from plmsub.subnetwork import _is_shape
@@ -32,6 +36,7 @@ from plmsub.tasks.language_model import mlm_perplexity, per_protein, perplexity
 from plmsub.tasks.properties import lasso, lasso_proteins
 from plmsub.tasks.secondary import Scale
 from plmsub.tasks.structure import rmsd, superposed
+from plmsub.tasks.transfer import _batches
 from plmsub.teacher import Teacher, request_key
 from plmsub.train import TrainConfig, fit, new_state, run_step, temperature_at, training_batches
 
@@ -232,3 +237,28 @@ def test_as_many_components_as_there_are_residues():
 
 def test_the_shape_of_a_matrix_is_two_whole_numbers():
     assert _is_shape([2, 3]) and not any(map(_is_shape, ([2], [2, 0], [2.0, 3], [2, 3, 4], "23", (2, 3), {2: 3})))
+
+
+def test_a_run_as_a_row_of_the_released_table(tmp_path):
+    write_json(tmp_path / "split.json", dict(train=["a"] * 10))
+    config, scores = TrainConfig(batch_size=4, accumulate=2), dict(step=5, sparsity=0.25)
+    domains = [
+        Domain(f"1abcA0{k}", "MKTA", code=f"{k}.10.8.10", dssp=s) for k, s in enumerate(("HHCC", "EECC", None), 1)
+    ]
+    rows = []
+    for category in ("helix", "strand", "1", "1.10"):
+        run = SimpleNamespace(category=as_category(category), scores=scores, config=config, folder=tmp_path)
+        rows.append(run_row(run, domains, "r"))
+    assert [r["size"] for r in rows] == [1, 1, 1, 1] and [r["type"] for r in rows] == [
+        "alpha",
+        "beta",
+        "alpha",
+        "alpha",
+    ]
+    assert [r["level"] for r in rows] == ["residue", "residue", "class", "architecture"]
+    assert all((r["epoch"], r["steps"], r["sparsity_percent"]) == (3, 5, 25) for r in rows)  # 40 proteins of 10
+
+
+def test_an_epoch_shows_every_protein_once():
+    batches = list(_batches([5, 9, 7] * 20, SimpleNamespace(batch=4, seed=0), 0))
+    assert sorted(i for batch in batches for i in batch) == list(range(60)) and max(map(len, batches)) == 4
