@@ -68,7 +68,7 @@ from plmsub.app.sweep import (
 )
 from .track import tracker
 from ..base.errors import ConfigError, DataError, PlmsubError
-from ..base.files import data_dir, package_file, write_json, write_table
+from ..base.files import data_dir, id_of_file, package_file, write_json, write_table
 from ..base.runs import locked
 
 # %% ../../nbs/app/76_commands.ipynb #983ba838
@@ -549,7 +549,7 @@ def plmsub_tm(
     program = None if dssp_by == "none" else dssp_by
     settings: dict[str, Any] = dict(program=program, highest=highest, same_sequence=not any_sequence)
     if Path(models).is_file():
-        table = pd.DataFrame([dict(id=Path(models).stem, **score_pair(models, natives, **settings), error="")])
+        table = pd.DataFrame([dict(id=id_of_file(models), **score_pair(models, natives, **settings), error="")])
     else:
         table = score_folder(models, natives, processes, **settings)
     if out:
@@ -609,7 +609,8 @@ def _localization(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
     proteins = read_localization(how.data, how.labels or None, how.between(how.labels) if how.labels else ",")
     by = "fold" if all("fold" in p.labels for p in proteins) else "cluster"
     proteins = proteins if by == "fold" else with_clusters(proteins)
-    return label_prediction(models, proteins, config=TuneConfig(tune=how.tune, seed=how.seed), by=by, seed=how.seed)
+    config = TuneConfig(tune=how.tune, layer=how.layer, seed=how.seed)
+    return label_prediction(models, proteins, config=config, by=by, seed=how.seed)
 
 # %% ../../nbs/app/76_commands.ipynb #e5cda21b
 def _contacts(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:  # five folds; similar proteins stay together
@@ -619,7 +620,7 @@ def _contacts(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:  # fiv
     chains = _read_each(structure_files(how.data), read, skip)
     proteins = with_clusters([Protein(id, c.sequence) for id, c in chains.items()])
     maps = {id: contact_map(c) for id, c in chains.items()}
-    settings: dict[str, Any] = dict(seed=how.seed, contacts=maps, probe=how.contacts)
+    settings: dict[str, Any] = dict(seed=how.seed, contacts=maps, probe=how.contacts, layer=how.layer)
     return cross_validate(contact_precision, models, proteins, "cluster", **settings)
 
 # %% ../../nbs/app/76_commands.ipynb #ad26133a

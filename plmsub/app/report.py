@@ -31,7 +31,7 @@ from ..evaluation import models_of
 from ..models.weights import load_plm
 from ..paper.released import perplexity_rows, run_row, write_results
 from ..plm import Plm
-from ..plots import plot_comparison, plot_perplexity, plot_training, plot_zeros
+from ..plots import plain_text, plot_comparison, plot_perplexity, plot_training, plot_zeros
 from ..proteins import Protein, content, fingerprint
 from ..splits import PARTS, Split
 from ..tables import models_by_name
@@ -140,7 +140,7 @@ def report_figure(
     perplexity, selectivity = halves[1].subfigures(2, 1, height_ratios=[1.2, 1])
     plot_perplexity(table, run.category, ax=perplexity.subplots())
     plot_comparison(comparison[comparison.model != "unigram"], ax=selectivity.subplots())
-    fig.suptitle(f"The model {run.subnetwork.plm.name} without category {run.category.name}")
+    fig.suptitle(plain_text(f"The model {run.subnetwork.plm.name} without category {run.category.name}"))
     return fig
 
 # %% ../../nbs/app/74_report.ipynb #4d0b3bef
