@@ -63,7 +63,7 @@ def one(target, by, suppressed_by, seed, steps, domains, plm):
     ].to_dict()
     row |= {f"{c}_margin_low": result.margin_low[c] for c in ("random", "magnitude", "untrained, sampled")}
     return dict(
-        target=target,
+        category=target,
         seed=seed,
         kind="twins" if twin else "separable",
         **row,
