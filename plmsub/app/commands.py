@@ -638,9 +638,9 @@ _USED = {  # the flags of a task that it reads
     "secondary": "layer seed",
     "homology": "layer",
     "properties": "layer seed",
-    "contacts": "data layer contacts seed skip",
-    "mutations": "data skip",
-    "localization": "data labels layer tune seed",
+    "contacts": "data layer contacts seed skip chain",
+    "mutations": "data skip columns separator first wild_type average",
+    "localization": "data labels layer tune seed separator skip",
 }
 
 # %% ../../nbs/app/76_commands.ipynb #2d33df38
