@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PACKAGE = ROOT / "nbs", ROOT / "plmsub"
 BY_HAND = {"__init__", "__main__", "_modidx"}  # modules without a notebook
-OUTPUT_LIMIT, NOTEBOOK_LIMIT = 400_000, 800_000  # bytes
+OUTPUT_LIMIT, NOTEBOOK_LIMIT = 400_000, 1_000_000  # bytes
 
 
 def settings():
