@@ -60,6 +60,12 @@ def raw_links(page):
     ]
 
 
+def nested_links(page):
+    "Links whose text is a name in backticks: nbdev makes a link of the name, too"
+    text = "\n".join("".join(c["source"]) for c in page if c["cell_type"] == "markdown")
+    return re.findall(r"\[\[`[^`]*`\]\([^)]*\)\]\(", text)
+
+
 def bare_fields():
     "Fields of exported dataclasses without a comment"
     from plmsub.app.site import SYMBOLS, rows_of
@@ -104,6 +110,7 @@ def main(flags):
         sources = {p: json.loads((folder / "nbs" / p).read_text())["cells"] for p in pages}
     wrong = [f"{p}: lost: {' '.join(lost)}" for p in pages if (lost := lost_words(sources[p], pages[p]))]
     wrong += [f"{p}: a raw link: {line}" for p, page in pages.items() for line in raw_links(page)]
+    wrong += [f"{p}: a link in a link: {link}" for p, page in pages.items() for link in nested_links(page)]
     wrong += [f"{field} has no comment" for field in bare_fields()]
     wrong += ["README.md was changed"] * changed
     for name, n in counts(pages.values()).items() if flags.counts else ():

@@ -116,7 +116,10 @@ class Reference:
         file, line = self.thing.__module__.replace(".", "/"), inspect.getsourcelines(inspect.unwrap(self.thing))[1]
         source = f"{get_config().git_url}/blob/main/{file}.py#L{line}"
         link = f' [source]({source}){{.source-link target="_blank"}}'
-        return f"{'#' * self.level} {self.name}{link}\n\n{reference(self.thing, self.name)}"
+        heading = f"{'#' * self.level} {self.name}"
+        if hasattr(self.thing, "parser"):  # a command has a section of its own
+            heading = ""
+        return f"{heading}{link}\n\n{reference(self.thing, self.name)}"
 
 # %% ../../nbs/app/77_site.ipynb #d0ef600b
 def _is_check(statement: ast.stmt) -> bool:
