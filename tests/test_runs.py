@@ -1,14 +1,20 @@
 "Runs from the shell: killed and resumed, refused, evaluated"
 
 import json
+import multiprocessing
+import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
+from plmsub.app import commands
 from plmsub.app.commands import plmsub_train
 from plmsub.base.files import shared_dir
 from plmsub.subnetwork import load_mask
@@ -35,10 +41,36 @@ def start(folder, command, *flags):
     )
 
 
+# Commands of `shell` run in processes that are forked from one that has loaded the package: this saves its start, seconds each
+FORKED = multiprocessing.get_context(
+    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+)
+if FORKED.get_start_method() == "forkserver":
+    FORKED.set_forkserver_preload(["plmsub.app.commands"])
+
+
+def _run(folder, command, flags, out, environment):
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    with open(out, "w") as f:
+        os.dup2(f.fileno(), 1)
+        os.dup2(f.fileno(), 2)
+    sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where tests run in the background
+    torch.set_num_threads(1)
+    getattr(commands, command).main([*map(str, flags)])
+
+
 def shell(folder, command, *flags):
-    process = start(folder, command, *flags)
-    said, _ = process.communicate()
-    return process.returncode, said
+    "Exit status of a command, and what it said"
+    with tempfile.TemporaryDirectory() as place:
+        process = FORKED.Process(
+            target=_run, args=(folder, command, flags, out := Path(place) / "said", dict(os.environ))
+        )
+        process.start()
+        process.join()
+        return process.exitcode, out.read_text(encoding="utf-8")
 
 
 def test_help_names_every_command(tmp_path):
