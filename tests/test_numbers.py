@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from plmsub.anatomy import zeros_of
+from plmsub.anatomy import _p, zeros_of
 from plmsub.base.errors import ConfigError, DataError, RunError
 from plmsub.base.files import write_json
 from plmsub.batches import encode
@@ -31,12 +31,14 @@ from plmsub.schedules import cosine, hold_then_ramp, one_cycle
 from plmsub.splits import Split, leakage, split
 from plmsub.subnetwork import _is_shape
 from plmsub.tables import pooled, tidy
+from plmsub.tasks.contacts import ContactProbe
 from plmsub.tasks.homology import auc, search, similarity_blocks
 from plmsub.tasks.language_model import mlm_perplexity, per_protein, perplexity
 from plmsub.tasks.properties import lasso, lasso_proteins
 from plmsub.tasks.secondary import Scale
 from plmsub.tasks.structure import rmsd, superposed
 from plmsub.tasks.transfer import _batches
+from plmsub.tasks.variants import _scaled
 from plmsub.teacher import Teacher, request_key
 from plmsub.train import TrainConfig, fit, new_state, run_step, temperature_at, training_batches
 
@@ -262,3 +264,22 @@ def test_a_run_as_a_row_of_the_released_table(tmp_path):
 def test_an_epoch_shows_every_protein_once():
     batches = list(_batches([5, 9, 7] * 20, SimpleNamespace(batch=4, seed=0), 0))
     assert sorted(i for batch in batches for i in batch) == list(range(60)) and max(map(len, batches)) == 4
+
+
+# --- Found by a second draw of tests/mutants.py
+
+
+def test_shared_zeros_that_cannot_be_avoided_are_counted():
+    n, zeros = np.array([4]), np.array([3])  # two masks that keep one weight of four share two zeros or three
+    assert _p(n, zeros, zeros, 3) == pytest.approx(2 * 1 / 4) and _p(n, zeros, zeros, 2) == 1
+
+
+def test_contacts_are_the_mean_of_both_ways():
+    first, second = torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [1.0]])
+    probe = ContactProbe(None, lambda x: x, first, second, torch.tensor(0.5))  # one way it scores the first residue
+    assert probe.scores(np.array([[1.0], [3.0]], np.float32)).tolist() == [[1.5, 2.5], [2.5, 3.5]]
+
+
+def test_training_targets_have_mean_and_spread_of_the_scores():
+    scaled = _scaled(pd.DataFrame(dict(target=[1.0, 2.0, 6.0], value=[10.0, 12.0, 17.0])))
+    assert scaled.mean() == pytest.approx(13) and scaled.std() == pytest.approx(np.std([10, 12, 17]))
