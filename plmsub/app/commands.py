@@ -606,7 +606,7 @@ def _mutations(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
 def _localization(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
     if skip:
         raise ConfigError("every protein needs its location, so none is left out", do="Leave the flag away: skip=True")
-    proteins = read_localization(how.data, how.labels or None, how.between(how.labels) if how.labels else ",")
+    proteins = read_localization(how.data, how.labels or None, how.between)
     by = "fold" if all("fold" in p.labels for p in proteins) else "cluster"
     proteins = proteins if by == "fold" else with_clusters(proteins)
     config = TuneConfig(tune=how.tune, layer=how.layer, seed=how.seed)

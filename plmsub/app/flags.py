@@ -23,7 +23,7 @@ from ..categories import Category, parse_category
 from ..io.cath import read_domains, read_dssp_fasta
 from ..io.dssp import read_dssp_table, with_dssp
 from ..io.headers import read_proteins
-from ..io.labels import SEPARATORS, find_separator, read_labels
+from ..io.labels import SEPARATORS, read_labels
 from ..models.weights import load_plm
 from ..plm import Plm
 from ..proteins import LEVELS, STATES, Protein, fingerprint, node, of_length, states_of
@@ -144,15 +144,16 @@ class FileFlags:
         if self.separator not in ("", "tab", *SEPARATORS):
             raise ConfigError("no such separator", text=self.separator, do="Use , or ; or tab")
 
-    def between(self, path: str) -> str:
-        "What stands between the columns of a table"
-        return {"tab": "\t"}.get(self.separator, self.separator) or find_separator(path)
+    @property
+    def between(self) -> str | None:
+        "What stands between the columns of a table; None: as its first row shows"
+        return {"tab": "\t"}.get(self.separator, self.separator) or None
 
     def of_table(self, name: str, skipped: list | None) -> dict[str, Any]:
         "Arguments of `read_variants` for the table of a name"
         named = [column.strip() or None for column in self.columns.split(",")] if self.columns else []
         how = dict(zip(("mutant", "target", "sequence"), named)) | dict(first=self.first, average=self.average)
-        how |= dict(separator={"tab": "\t"}.get(self.separator, self.separator) or None)
+        how |= dict(separator=self.between)
         wild = {p.id: p.sequence for p in read_proteins(self.wild_type)} if self.wild_type else {}
         if wild and name not in wild and len(wild) > 1:
             do = f"It has {', '.join(list(wild)[:5])}"
@@ -252,17 +253,17 @@ def category_counts(
     labels: str = "",  # own labels: table of id and label
 ) -> pd.DataFrame:  # kind, category, proteins, superfamilies (if there are codes); of helix, strand, coil also residues
     "The categories that can be suppressed, the largest of each kind first"
-    found: dict[tuple[str, str], list[Any]] = defaultdict(list)
-    own = read_labels(labels, "," if labels.endswith(".csv") else "\t") if labels else {}
+    members: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    own = read_labels(labels) if labels else {}
     for p in proteins:
         words = [(name, f"{name}={value}") for name, value in p.labels.items()]
         words += [(level, node(p.code, level)) for level in LEVELS if getattr(p, "code", None)]
         words += [("residues", state) for state, n in _states(p).items() if n]
         words += [("labels", f"{labels}:{own[p.id]}")] if p.id in own else []
         for kind_and_word in words:
-            found[kind_and_word].append(p)
+            members[kind_and_word].append(p)
     rows = []
-    for (kind, word), some in sorted(found.items(), key=lambda item: -len(item[1])):
+    for (kind, word), some in sorted(members.items(), key=lambda item: -len(item[1])):
         codes = {p.code for p in some if getattr(p, "code", None)}
         residues = sum(_states(p)[word] for p in some) if kind == "residues" else None
         rows.append((kind, word, len(some), len(codes) or None, residues))

@@ -71,7 +71,7 @@ def _with_locations(proteins, file, labels, separator):
 def read_localization(
     path: Path | str,  # FASTA, plain or gzip: headers of DeepLocPro, or with `labels` any first word as id
     labels: Path | str | None = None,  # a table of id and location; `None`: the headers have them
-    separator: str = ",",  # between the columns of the table
+    separator: str | None = None,  # between the columns of the table; None: as its first row shows
 ) -> list[Protein]:  # with the label 'location', and from DeepLocPro's headers 'group' and 'fold'
     "Read proteins and where they go in the cell"
     proteins = read_proteins(path, "deeplocpro" if labels is None else "plain")
