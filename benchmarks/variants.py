@@ -19,11 +19,9 @@ from Bio.Align import substitution_matrices
 from plmsub.base.files import sha256_file, shared_dir, whole_file, write_json
 from plmsub.base.runs import provenance
 from plmsub.base.seeds import numpy_rng
-from plmsub.esm import initial_weights
 from plmsub.io.variants import read_variants
 from plmsub.models.embed import OneHot
 from plmsub.models.weights import load_plm
-from plmsub.plm import Plm
 from plmsub.proteins import Protein
 from plmsub.tables import tidy
 from plmsub.tasks.language_model import unigram_model
@@ -82,7 +80,7 @@ def run(plm, scans, flags):
     "Rows of Spearman correlations, rows of the lasso, seconds"
     full, random = (
         {"full": plm},
-        {"random weights": Plm(plm.config, initial_weights(plm.config, 0), "random weights")},
+        {"random weights": plm.untrained()},
     )
     unigram = {"unigram": unigram_model([Protein(name, s.wild_type.iloc[0]) for name, s in scans.items()])}
     clock, scores = Clock(), [by_matrix(scans)]

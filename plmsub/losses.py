@@ -121,11 +121,12 @@ def logit_requests(
     objective: Objective,  # decides which inputs the KL terms see
     batch: Batch,  # B proteins, on the CPU
     share: tuple[int, int] = (0, 1),  # (k, n): every n-th protein from the k-th on
+    causal: bool = False,  # the model never sees the residue that it predicts, so nothing is hidden from it
 ) -> list[LogitRequest]:  # for the corrupted input, then for the clean one if the KL terms see it
     "Which logits of the subnetwork and of the teacher a batch needs"
     nothing, clean = torch.zeros_like(batch.chosen), objective.sees_clean
     hidden = batch.corrupted == esm_alphabet().mask_idx if objective.sees_masked else nothing
-    part = 1 / (objective.sees_clean + objective.sees_masked)  # of each input in the KL terms
+    part = 1 / (1 if causal else objective.sees_clean + objective.sees_masked)  # of each input in the KL terms
     rows = slice(share[0], None, share[1])
     width = int((batch.tokens[rows] != esm_alphabet().padding_idx).sum(1).max())
 
@@ -136,6 +137,8 @@ def logit_requests(
         return LogitRequest(tokens[rows, :width], where, where.flatten().nonzero()[:, 0], *at_residues)
 
     s, m, chosen = batch.suppressed, batch.maintained, batch.chosen
+    if causal:
+        return [request(batch.tokens, s | m, s, m, m)]
     requests = [request(batch.corrupted, chosen, s & hidden, m & hidden, m & chosen)]
     return requests + [request(batch.tokens, s | m, s, m, nothing)] * clean
 
@@ -176,7 +179,8 @@ Model = Callable[[Tensor], Tensor]  # (B,L) int64 tokens -> (B,L,V) logits
 
 def _hidden_nll(model: Model, name: str, tokens: Tensor, hidden: Tensor) -> np.ndarray:
     "float64 NLL of the hidden residues of one batch; `ModelError` for logits of another shape or NaN"
-    logits = model(tokens.masked_fill(hidden, esm_alphabet().mask_idx))
+    causal = getattr(model, "causal", False)  # such a model predicts a residue before it reads it
+    logits = model(tokens if causal else tokens.masked_fill(hidden, esm_alphabet().mask_idx))
     if logits.ndim != 3 or logits.shape[:2] != tokens.shape:
         what = f"model {name} maps tokens {tuple(tokens.shape)} to {tuple(logits.shape)}"
         raise ModelError(what, do="Logits have shape (B,L,V)")

@@ -65,12 +65,13 @@ def _layer_range(text: str) -> list[int]:
 def select_weights(
     plm: Plm,  # the frozen model
     layers: float | str | Iterable[int] = 1.0,  # see `select_layers`
-    projections: tuple[str, ...] = ATTENTION,  # matrices of each layer: query, key, value, output, up, down
+    projections: tuple[str, ...] = ATTENTION,  # roles of matrices: query, key, value, output, up, down, what it has
 ) -> dict[str, tuple[int, int]]:  # canonical name -> shape (out, in)
     "Names and shapes of the maskable matrices: weights only, never biases"
-    unknown = set(projections) - {*ATTENTION, *FEED_FORWARD}
+    there = dict.fromkeys(name.rpartition(".")[2] for name in plm.weights)
+    unknown = set(projections) - there.keys()
     if unknown or not projections:
-        do = "Choose among " + ", ".join(ATTENTION + FEED_FORWARD)
+        do = "Choose among " + ", ".join(there)
         raise ConfigError("no such projection", text=", ".join(sorted(unknown)), do=do)
     chosen = [f"layer.{k}." for k in select_layers(plm.n_layers, layers)]
     return {
@@ -207,6 +208,12 @@ class MaskLayout:
         if granularity == "head" and any(n.endswith(FEED_FORWARD) for n in shapes):
             do = "Mask attention only, or by weight or neuron"
             raise ConfigError("feed-forward matrices belong to no attention head", do=do)
+        if (
+            granularity == "head"
+            and len({s[0] for n, s in shapes.items() if n.endswith(("query", "key", "value"))}) > 1
+        ):
+            do = "Mask by weight or neuron"
+            raise ConfigError("heads of this model share keys and values, so that none can be removed alone", do=do)
         self.shapes, self.n_heads, self.granularity = shapes, n_heads, granularity
         self.units = {n: unit_shape(n, s, granularity, n_heads) for n, s in shapes.items()}
         self.views = {n: unit_view(n, s, granularity, n_heads) for n, s in shapes.items()}

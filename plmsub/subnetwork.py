@@ -60,7 +60,7 @@ class Subnetwork:
     name = property(lambda self: f"{self.plm.name} subnetwork")
     alphabet, config = property(lambda self: self.plm.alphabet), property(lambda self: self.plm.config)
     n_layers, dim = property(lambda self: self.plm.n_layers), property(lambda self: self.plm.dim)
-    n_heads = property(lambda self: self.plm.n_heads)
+    n_heads, causal = property(lambda self: self.plm.n_heads), property(lambda self: self.plm.causal)
     device, dtype = property(lambda self: self.plm.device), property(lambda self: self.plm.dtype)
 
     def __repr__(self):

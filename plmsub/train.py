@@ -178,7 +178,7 @@ def run_step(
     masked = {name: plm.weights[name] * m for name, m in read_mask(mask, config, step).items()}
     weights = {name: w.detach().requires_grad_() for name, w in masked.items()}
     for batch in batches:
-        requests = logit_requests(config, batch, share)
+        requests = logit_requests(config, batch, share, plm.causal)
         targets = [teacher(q.tokens, q.where).to(plm.device, non_blocking=True) for q in requests]
         requests = [q.to(plm.device) for q in requests]
         terms = objective_terms(config, requests, subnetwork_logits(plm, weights, requests), targets)

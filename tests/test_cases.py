@@ -471,13 +471,18 @@ def test_prefixes_of_fairesm(tmp_path):
 
 
 @pytest.mark.parametrize("start", ["esm.", ""])
-def test_a_missing_head_is_said(exported, tmp_path, start):
-    folder, weights, _ = exported
+def test_a_model_without_a_head_gives_representations_only(exported, tmp_path, start):
+    folder, weights, plm = exported
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     weights = {start + k.removeprefix("esm."): w for k, w in weights.items() if "lm_head" not in k}
     save_file(weights | {"classifier.bias": torch.zeros(2)} if start else weights, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match="no head for language modeling .*Save the model as EsmForMaskedLM"):
-        load_plm(tmp_path)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        headless = load_plm(tmp_path)
+    assert [("classifier.bias" in str(n.message)) for n in notes] == [True] * bool(start)
+    assert torch.equal(headless.representations("MKTAY")[3], plm.representations("MKTAY")[3])
+    with pytest.raises(ModelError, match="no head for language modeling .*fit_lm_head"):
+        headless("MKTAY")
 
 
 class Harm:
@@ -646,8 +651,8 @@ READ = {  # case: what reads it, and what comes out; words of the error where it
     "lab/lab_quotes.csv": (read_labels, {"p1": "kin, x"}),
     "labq.csv": (read_labels, dict(g0="kin", g1="oth")),
     "lq.csv": (read_labels, {"P1": "Cell membrane", "P2": "Nucleus"}),
-    "ckpt/encoder_only": (load_plm, "no head for language modeling"),
-    "ckpt/seqcls": (load_plm, "no head for language modeling"),
+    "ckpt/encoder_only": (lambda f: load_plm(f)("MKT"), "no head for language modeling"),
+    "ckpt/seqcls": (lambda f: load_plm(f)("MKT"), "no head for language modeling"),
     "tm/ones.pdb": (lambda f: plddt(read_chain(f)), "all B factors are 1"),
 }
 READ |= {f"seq/{n}": (sequences, [("a", A), ("b", B)]) for n in ("lower.fa", "stop.fa", "dup.fa", "utf16le_bom.fa")}

@@ -16,7 +16,7 @@ from plmsub.esm import PlmConfig, contact_shapes, initial_weights
 from plmsub.masks import HardMask, WeightMask, select_weights
 from plmsub.models.export import export_fairesm, export_transformers, mask_sha256
 from plmsub.models.weights import load_plm, save_fairesm
-from plmsub.plm import Plm, tiny_esm1, tiny_esm2
+from plmsub.plm import EsmPlm, tiny_esm1, tiny_esm2
 from plmsub.subnetwork import Subnetwork, save_mask
 
 SEQUENCES = [
@@ -43,12 +43,12 @@ def masked(plm):
 
 def with_head(plm):
     head = {n: torch.randn(s, generator=generator(0, n)) for n, s in contact_shapes(plm.config).items()}
-    return Plm(plm.config, {**plm.all_weights, **head}, plm.name)
+    return EsmPlm(plm.config, {**plm.all_weights, **head}, plm.name)
 
 
 def esm2_8m():  # the shape of esm2_t6_8M_UR50D
     config = PlmConfig(n_layers=6, dim=320, n_heads=20)
-    return Plm(config, initial_weights(config, 1), "esm2_8M_shape")
+    return EsmPlm(config, initial_weights(config, 1), "esm2_8M_shape")
 
 
 MODELS = {
@@ -323,7 +323,9 @@ def test_a_folder_that_transformers_wrote(tmp_path):
             assert gap < BOUND
     transformers.EsmModel(config).save_pretrained(tmp_path / "headless")
     with pytest.raises(ModelError, match="no head for language modeling"):
-        load_plm(tmp_path / "headless")
+        load_plm(tmp_path / "headless")("MKT")
+    with pytest.raises(ModelError, match="no head for language modeling"):
+        export_transformers(load_plm(tmp_path / "headless"), tmp_path / "again")
     index = folder / "model.safetensors.index.json"
     for bad in (
         "[]",

@@ -89,7 +89,7 @@ from ..paper.figures import all_figures
 from ..paper.original import released_config
 from ..paper.released import results_folder
 from ..paper.results import made_up_tables, own_runs, paper_results, result_tables
-from ..plm import Plm
+from ..plm import EsmPlm, Plm
 from ..proteins import Protein
 from ..splits import Split, leakage, leakage_line, split
 from ..subnetwork import Subnetwork
@@ -461,7 +461,7 @@ def plmsub_demo(
 @command("plmsub_export --run runs/1.10 --out without_1.10", "plmsub_export --run runs/1.10 --out esm2_without.pt")
 def plmsub_export(
     run: str = "runs/class-1",  # folder of a finished run that plmsub_train made
-    out: str = "",  # FILE.pt for fair-esm (esm2….pt for an ESM-2), or a folder for transformers; by default a file in the run's folder
+    out: str = "",  # FILE.pt for fair-esm (esm2….pt for an ESM-2), or a folder for transformers; by default in the run's folder
     inverse: bool = False,  # export what the mask removes, instead of what it keeps
     *,
     model: RunModelFlags,
@@ -471,7 +471,8 @@ def plmsub_export(
     subnetwork, kept = trained.subnetwork, "inverse" if inverse else "subnetwork"
     if inverse:
         subnetwork = Subnetwork(subnetwork.plm, ~subnetwork.mask)
-    target = Path(out) if out else Path(run) / f"{_fairesm_name(subnetwork.plm)}_{kept}.pt"
+    end = ".pt" if isinstance(subnetwork.plm, EsmPlm) else ""  # others have only their own library's folder
+    target = Path(out) if out else Path(run) / f"{_fairesm_name(subnetwork.plm)}_{kept}{end}"
     if target.suffix == ".safetensors":
         raise ConfigError("name FILE.pt, or a folder", text=out)
     about: dict[str, Any] = dict(category=trained.category.name, seed=trained.config.seed, kept=kept)
@@ -482,7 +483,8 @@ def plmsub_export(
 # %% ../../nbs/app/76_commands.ipynb #014be417
 def _fairesm_name(plm: Plm) -> str:
     "Name of a file that fair-esm takes for what it is: an ESM-2, if it starts so"
-    return plm.name if plm.config.positions or plm.name.startswith("esm2") else f"esm2_{plm.name}"
+    rotary = isinstance(plm, EsmPlm) and plm.config.positions is None
+    return f"esm2_{plm.name}" if rotary and not plm.name.startswith("esm2") else plm.name
 
 # %% ../../nbs/app/76_commands.ipynb #0b49e970
 def _check_fold(run: str, fasta: str, plm: str) -> None:

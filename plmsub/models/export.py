@@ -22,8 +22,9 @@ from ..base.files import put_in_place, read_json, temporary_beside, whole_file, 
 from ..batches import esm_alphabet
 from ..esm import MASK, PAD, PlmConfig, library_state
 from ..masks import HardMask
+from .hosted import HostedPlm
 from .weights import contact_file, save_fairesm, with_contacts
-from ..plm import PRECISIONS, Plm
+from ..plm import PRECISIONS, EsmPlm, Plm
 from ..subnetwork import Subnetwork
 
 # %% ../../nbs/models/34_export.ipynb #32adc482
@@ -38,12 +39,18 @@ def masked_plm(
     dtype = dtype or plm.dtype
     if dtype not in PRECISIONS:
         raise ConfigError("models are not written in this precision", text=str(dtype))
+    if isinstance(plm, HostedPlm):
+        return plm.to("cpu", dtype).replaced(masked, name)
+    if not isinstance(plm, EsmPlm):
+        raise ModelError(f"plmsub cannot write a {type(plm).__name__}", do="Save its mask")
+    if "head.dense" not in plm.all_weights:
+        raise ModelError(f"{plm.name} has no head for language modeling", do="Give it one with fit_lm_head first")
     wide = torch.promote_types(dtype, torch.float32)
     kinds = {n: wide if n == "rotary" or n.startswith("contact") else dtype for n in plm.all_weights}
     weights = {n: w.to("cpu", kinds[n]) for n, w in {**plm.all_weights, **masked}.items()}
     if bad := [n for n, w in weights.items() if not w.isfinite().all()]:
         raise ModelError(f"not finite in {dtype}", text=bad[0], do="Write it in another precision")
-    return Plm(plm.config, weights, name)
+    return EsmPlm(plm.config, weights, name)
 
 # %% ../../nbs/models/34_export.ipynb #cc2eff4b
 def mask_sha256(
@@ -65,7 +72,9 @@ def _card(model, written, about):  # written: from `masked_plm`
         counts = dict(n_weights=mask.n_weights, n_removed=mask.n_removed, sparsity=mask.sparsity)
         card["mask"] = dict(sha256=mask_sha256(mask), **counts)
     card |= dict(fingerprint=written.fingerprint, dtype=str(written.dtype).removeprefix("torch."))
-    return card | dict(contact_head="contact" in written.all_weights, about=about)
+    if isinstance(written, EsmPlm):
+        card["contact_head"] = "contact" in written.all_weights
+    return card | dict(about=about)
 
 # %% ../../nbs/models/34_export.ipynb #bc12e3d0
 def export_fairesm(
@@ -76,6 +85,8 @@ def export_fairesm(
 ) -> Path:  # the file; NAME.json, the card, and NAME-contact-regression.pt stand beside it
     "Write a model for fair-esm, which needs no plmsub to load it"
     plm = model.plm if isinstance(model, Subnetwork) else model
+    if not isinstance(plm, EsmPlm):
+        raise ConfigError(f"fair-esm does not know {plm.name}", do="Name a folder, for its own library")
     path, esm2 = Path(path), plm.config.positions is None
     if path.suffix != ".pt" or path.name.startswith("esm2") != esm2:
         rule = "starts with esm2" if esm2 else "does not start with esm2"
@@ -155,6 +166,43 @@ def _write_tokenizer(folder, config):
     with whole_file(folder / "vocab.txt") as f:
         f.write_bytes("\n".join(esm_alphabet().all_toks).encode())
 
+# %% ../../nbs/models/34_export.ipynb #d7eef765
+def _carp_entry(module):
+    "What the library of CARP reads its shape from"
+    bytenet, (state, first) = module.model.embedder, (module.model.state_dict(), module.model.embedder.layers[0])
+    d_model, d_h = bytenet.up_embedder.conv.out_channels, first.conv.in_channels
+    shape = dict(d_embed=bytenet.embedder.embedding_dim, d_model=d_model, n_layers=len(bytenet.layers))
+    activation = "gelu" if isinstance(first.sequence1[1], torch.nn.GELU) else "relu"
+    shape |= dict(kernel_size=first.conv.kernel_size[0], activation=activation, slim=d_h < d_model)
+    return {"model": "carp", "r": max(b.conv.dilation[0] for b in bytenet.layers), **shape, "model_state_dict": state}
+
+
+def _save_hosted(folder, plm):
+    "A hosted model as its own library does, with its vocabulary"
+    if plm.family.name == "carp":
+        with whole_file(folder / "carp.pt") as f, f.open("wb") as out:
+            torch.save(_carp_entry(plm.module), out)
+        return
+    plm.module.save_pretrained(folder)
+    words = sorted(plm.family.vocabulary, key=plm.family.vocabulary.get)
+    if plm.family.name == "bert":
+        write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": False})
+    if [*plm.family.vocabulary.values()] and max(plm.family.vocabulary.values()) + 1 == len(words):
+        with whole_file(folder / "vocab.txt") as f:
+            f.write_bytes("\n".join(words).encode())
+    else:
+        write_json(folder / "vocab.json", dict(plm.family.vocabulary))
+
+
+def _save_in(folder, written):
+    "The files of a model"
+    if isinstance(written, HostedPlm):
+        return _save_hosted(folder, written)
+    write_json(folder / "config.json", transformers_config(written.config, written.dtype))
+    _write_tokenizer(folder, written.config)
+    with whole_file(folder / "model.safetensors") as f:
+        save_file(transformers_state(written), f, {"format": "pt"})
+
 # %% ../../nbs/models/34_export.ipynb #049af090
 def export_transformers(
     model: Subnetwork | Plm,  # what to write
@@ -162,16 +210,13 @@ def export_transformers(
     dtype: torch.dtype | None = None,  # precision of the weights; `None`: the model's
     **about: Any,  # what the card should say besides: category, seed, ...; JSON values
 ) -> Path:  # the folder; plmsub.json in it is the card
-    "Write a model for transformers, which needs no plmsub to load it"
+    "Write a model for transformers, or CARP for its own library, which need no plmsub to load it"
     folder = Path(folder)
     with temporary_beside(folder) as beside:
         _refuse_existing(folder)
         new = beside / folder.name
         written = masked_plm(model, folder.name, dtype)
         write_json(new / "plmsub.json", _card(model, written, about))
-        write_json(new / "config.json", transformers_config(written.config, written.dtype))
-        _write_tokenizer(new, written.config)
-        with whole_file(new / "model.safetensors") as f:
-            save_file(transformers_state(written), f, {"format": "pt"})
+        _save_in(new, written)
         os.rename(new, folder)
     return folder

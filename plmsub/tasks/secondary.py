@@ -22,7 +22,7 @@ from ..base.files import progress, read_json
 from ..base.runs import checkpoints
 from ..base.seeds import numpy_rng
 from ..batches import is_amino_acid
-from ..esm import MASK, initial_weights
+from ..esm import MASK
 from ..io.dssp import letters_of
 from ..models.embed import OneHot, as_layers, residue_states
 from ..models.pretrain import PretrainConfig, Trainee, load_checkpoint
@@ -268,8 +268,7 @@ def probe_baselines(
     seed: int = 0,  # of the random weights
 ) -> dict[str, Any]:  # name -> model
     "What every probe is compared with: the same model with random weights, and the one-hot"
-    untrained = Plm(plm.config, initial_weights(plm.config, seed), f"{plm.name}, random weights")
-    return {"random weights": untrained.to(plm.device), "one-hot": OneHot()}
+    return {"random weights": plm.untrained(seed).to(plm.device), "one-hot": OneHot()}
 
 # %% ../../nbs/tasks/53_secondary.ipynb #3eee911c
 def cross_validate(

@@ -325,8 +325,7 @@ def fit_effects(
     batches = [b for epoch in range(epochs) for b in _site_batches(scans, sites, numpy_rng(seed, "finetune", epoch))]
     adam = torch.optim.Adam(weights.values(), lr=learning_rate)
     minimize(loss, batches, adam, lambda step: 1 - step / len(batches), desc="fine-tuning")
-    trained = {**plm.all_weights, **{n: w.detach() for n, w in weights.items()}}
-    tuned = Plm(plm.config, trained, f"{plm.name} fine-tuned")
+    tuned = plm.replaced({n: w.detach() for n, w in weights.items()}, f"{plm.name} fine-tuned")
     return Subnetwork(tuned, model.mask) if isinstance(model, Subnetwork) else tuned
 
 # %% ../../nbs/tasks/56_variants.ipynb #fc00c636
