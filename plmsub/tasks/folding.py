@@ -256,10 +256,11 @@ def _check_fits(folding, model):
 # %% ../../nbs/tasks/52_folding.ipynb #64802ce2
 def _listen(folding, model, tokens):
     "States of all layers, mixed: (B,N,D); and attention maps (B,K,H,L,L), or None"
-    check_length(tokens, model.config)
     layers, maps = tuple(range(folding.n_layers + 1)), None
     if folding.n_maps:
-        out = model.fairesm()(tokens.to(model.device), repr_layers=layers, need_head_weights=True)
+        module = model.fairesm()
+        check_length(tokens, model.config)
+        out = module(tokens.to(model.device), repr_layers=layers, need_head_weights=True)
         states, maps = out["representations"], out["attentions"]
     else:
         states = model.representations(tokens, layers)

@@ -37,7 +37,7 @@ from ..io.labels import read_labels
 from ..models.embed import mean_embeddings, residue_states
 from ..models.export import masked_plm, transformers_config, transformers_state
 from ..models.weights import load_plm
-from ..plm import Plm
+from ..plm import EsmPlm, Plm
 from ..proteins import Protein
 from ..splits import LIMITS, clusters, deal, kmer_matrix
 from ..subnetwork import Subnetwork
@@ -255,8 +255,9 @@ def _prepared(model, proteins, config):
     "What is read of each protein: its letters, or the states of a frozen model, pooled (1,D) or not (N,D)"
     texts = [shorten(p.sequence, config.max_residues, config.cut) for p in proteins]
     if config.tune != "head":
-        if not isinstance(model, (Plm, Subnetwork)):
-            raise ConfigError("only a Plm or a Subnetwork is trained", text=model, do="Take tune='head'")
+        if not isinstance(model.plm if isinstance(model, Subnetwork) else model, EsmPlm):
+            do = "Take tune='head', which reads the representations of any model"
+            raise ConfigError("only an ESM or a subnetwork of one is trained", text=model, do=do)
         check_length(encode([max(texts, key=len)]), model.config)
         return texts
     shown = [Protein(p.id, text) for p, text in zip(proteins, texts)]
