@@ -534,8 +534,9 @@ def _transformers():
 def _module_of(config, state, where):  # config: of transformers
     "transformers' language model with these weights, and whether it has its head"
     cls, logging = getattr(_transformers(), LAYERS[config.model_type][0]), _transformers().utils.logging
-    level = logging.get_verbosity()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # what it would say of these weights is said below
+    logging.disable_progress_bar()
     try:
         module, said = cls.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
     except Exception as e:  # what transformers raises for weights of another shape
@@ -543,6 +544,8 @@ def _module_of(config, state, where):  # config: of transformers
         raise ModelError("transformers makes no model of these weights", file=where, text=text) from None
     finally:
         logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
     body = f"{module.base_model_prefix}."
     if lost := [n for n in said["missing_keys"] if n.startswith(body)]:
         raise ModelError("weights are missing", file=where, text=", ".join(sorted(lost)[:3]) + " …" * (len(lost) > 3))
