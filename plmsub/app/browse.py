@@ -110,7 +110,7 @@ def fractions(
     "Fractions of zeros by row or head, a byte each"
     tops = [float(v.max(initial=0)) for v in matrices]
     steps = [np.round(255 * v / (top or 1)) for v, top in zip(matrices, tops)]
-    values = np.concatenate(steps) if steps else []
+    values = np.concatenate(steps)
     return dict(n=[len(v) for v in matrices], top=np.round(tops, 5).tolist(), values=packed(values))
 
 # %% ../../nbs/app/69_browse.ipynb #04637811
@@ -198,7 +198,8 @@ def overlap_of(
     unit = a.config.granularity
     if unit != b.config.granularity or (unit == "head" and not n_heads):
         unit = "weight"
-    layout = None if unit == "weight" else MaskLayout({n: tuple(one[n].shape) for n in common}, n_heads or 1, unit)
+    shapes = {n: (m.shape[0], m.shape[1]) for n, m in one.items()}
+    layout = None if unit == "weight" else MaskLayout(shapes, n_heads or 1, unit)
     found = mask_overlap(one, other, layout=layout)
     numbers = [None if np.isnan(found[k]) else round(float(found[k]), 3) for k in ("expected", "ratio", "z")]
     return [len(common), f"{unit}s", found["shared"], *numbers]
