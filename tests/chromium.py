@@ -67,7 +67,10 @@ class Page:
         "Click the middle of an element"
         self.ask(f"({element}).scrollIntoView({{block: 'center'}})")
         box = f"(b => [b.x + b.width / 2, b.y + b.height / 2])(({element}).getBoundingClientRect())"
-        x, y = self.ask(box)
+        self.click_at(*self.ask(box))
+
+    def click_at(self, x, y):  # pixels of the window
+        "Move the mouse to a place and click"
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

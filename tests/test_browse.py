@@ -240,9 +240,26 @@ def test_filters_and_proteins(tab, page):
     choose(tab, "protein", "ArrowDown")
     settled(tab)
     id = tab.ask("document.getElementById('told').textContent").partition(": CATH ")[0]
+    assert tab.ask("document.querySelector('#protein option:checked').textContent").startswith(f"{id} (")
     at = data_of(page)["proteins"]["id"].index(id)
     length = data_of(page)["proteins"]["length"][at]
     assert f", {length} residues, suppressed" in tab.ask("document.getElementById('told').textContent")
+
+
+POINT = """(d => {
+  const box = document.querySelector("#change canvas").getBoundingClientRect(), [x, y] = views.change.origin(), { left, top } = views.change.padding();
+  return [d.id, box.x + left + x + views.change.scale("x")(d.full), box.y + top + y + views.change.scale("y")(d.change)];
+})(views.change.data("change")[%d])"""
+
+
+def test_a_click_on_a_point_tells_its_protein(tab, page):
+    tab.open(page)
+    tab.ask("document.getElementById('change').scrollIntoView({block: 'center'})")
+    id, x, y = tab.ask(POINT % 3)
+    tab.click_at(x, y)
+    settled(tab)
+    assert tab.ask("document.getElementById('told').textContent").startswith(f"{id}: CATH ")
+    assert tab.ask("document.querySelector('#protein option:checked').textContent").startswith(f"{id} (")
 
 
 def test_overlap_and_a_run_that_was_never_scored(tab, page):
@@ -255,6 +272,7 @@ def test_overlap_and_a_run_that_was_never_scored(tab, page):
     settled(tab)
     assert "plmsub_eval" in tab.ask("document.getElementById('controls').textContent")
     assert tab.ask("document.getElementById('change-figure').hidden") is True
+    assert "plmsub_eval" in tab.ask("document.getElementById('told').textContent")
     assert tab.ask("document.querySelectorAll('#layer option').length") == 2
 
 
