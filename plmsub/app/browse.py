@@ -40,12 +40,12 @@ from ..train import TrainConfig, run_settings
 class FinishedRun:
     "What the files of a run say"
 
-    folder: Path
+    folder: Path  # of the run
     name: str  # for the page
     category: Category  # whose proteins or residues are the suppressed ones
-    config: TrainConfig
+    config: TrainConfig  # settings
     record: dict[str, Any]  # config.json
-    mask: HardMask
+    mask: HardMask  # that was kept
     scores: dict[str, float]  # result.json: valid_S, valid_D, sparsity and step of the mask
 
     kind = property(lambda self: self.job.get("kind", "trained"), doc="trained, or the kind of a control of a sweep")
