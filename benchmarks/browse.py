@@ -66,4 +66,7 @@ if __name__ == "__main__":
     )
     if flags.out:
         rounded = {k: round(v, 3) for k, v in row.items()}
-        write_json(flags.out, provenance("cpu", command="python benchmarks/browse.py", browser=version, **rounded))
+        write_json(
+            flags.out,
+            provenance("cpu", command="python benchmarks/browse.py RUN... --copies 48", browser=version, **rounded),
+        )
