@@ -4,6 +4,7 @@
     python benchmarks/study.py run ../shared/data            # trains and measures what is missing; can be stopped, and started several times at once
     python benchmarks/study.py run ../shared/data --row 7    # one row of the table, from nothing
     python benchmarks/study.py report ../shared/data         # the tables in nbs/results/study that the pages read
+    python benchmarks/study.py browse ../shared/data         # nbs/results/study/browser.html: the runs that are done, to look at in a browser
 
 Runs go to runs/study. Everything is split by superfamily (the superfamily by domain within itself) with split seed 0; three seeds of everything that is trained."""
 
@@ -17,6 +18,7 @@ import pandas as pd
 import torch
 
 from plmsub.anatomy import overlap_table, zeros_of
+from plmsub.app.browse import browse
 from plmsub.app.sweep import Job, job_folder, prepare, read_jobs, sweep, write_jobs
 from plmsub.base.files import whole_file, write_json
 from plmsub.base.runs import provenance, read_log
@@ -24,7 +26,7 @@ from plmsub.base.seeds import generator, numpy_rng
 from plmsub.categories import as_category, cath_category
 from plmsub.comparison import by_distance, compare, corrected
 from plmsub.evaluation import evaluate
-from plmsub.io.cath import read_domains
+from plmsub.io.cath import read_cath_names, read_domains
 from plmsub.io.dssp import read_dssp_table, with_dssp
 from plmsub.io.headers import read_proteins
 from plmsub.masks import HardMask
@@ -332,9 +334,17 @@ def report(data, plm, rows):
     write_json(RESULTS / "study.json", provenance("cpu", **about))
 
 
+def page(data, plm, rows):
+    "Write the page to browse the runs that are done"
+    folders, names = [here for *_, here in finished(data, plm, rows)], data / "cath" / "cath-names-v4_2_0.txt"
+    how = dict(n_heads=plm.n_heads, title=f"What masks remove from the model {plm.name}", overwrite=True)
+    made = browse(folders, RESULTS / "browser.html", proteins(data), read_cath_names(names), **how)
+    print(f"{made}: {len(folders)} runs, {made.stat().st_size / 1e6:.1f} MB")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["jobs", "run", "report"])
+    parser.add_argument("what", choices=["jobs", "run", "report", "browse"])
     parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
     parser.add_argument("--plm", default="mini")
     parser.add_argument("--row", type=int, help="only this row of the table, from 1")
@@ -344,4 +354,4 @@ if __name__ == "__main__":
     rows, plm = read_jobs(TABLE), load_plm(flags.plm)
     if flags.row:
         rows = [rows[flags.row - 1]]
-    run(flags.data, plm, rows) if flags.what == "run" else report(flags.data, plm, rows)
+    dict(run=run, report=report, browse=page)[flags.what](flags.data, plm, rows)

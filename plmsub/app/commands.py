@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TRAINING', 'PROTEIN_TASKS', 'DATA_TASKS', 'COMMANDS', 'plmsub_train', 'plmsub_eval', 'plmsub_sweep', 'plmsub_data',
            'plmsub_categories', 'plmsub_domain', 'plmsub_demo', 'plmsub_export', 'plmsub_fold', 'plmsub_tm',
-           'ProbeFlags', 'plmsub_probe', 'plmsub_embed', 'plmsub_figures', 'plmsub_pretrain', 'plmsub_help', 'main']
+           'ProbeFlags', 'plmsub_probe', 'plmsub_embed', 'plmsub_figures', 'plmsub_browse', 'plmsub_pretrain',
+           'plmsub_help', 'main']
 
 # %% ../../nbs/app/76_commands.ipynb #968dd809
 import re
@@ -19,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from .. import __version__
+from .browse import browse
 from .command import EXIT_STATUS, command
 from .costs import cost_text, sweep_cost
 from plmsub.app.flags import (
@@ -780,6 +782,43 @@ def plmsub_figures(
     print(out or Path(place) / "figures")
     return done
 
+# %% ../../nbs/app/76_commands.ipynb #37fdae8f
+def _proteins_of(folders: Sequence[str | Path]) -> list[Protein]:
+    "The proteins of runs, each set read once; prints of what none are here"
+    found: dict[DataFlags, list[Protein]] = {}
+    for folder in folders:
+        try:
+            data = data_of(command_of(folder))
+            if data not in found:
+                found[data] = data.read()
+        except PlmsubError as e:
+            print(f"no lengths of proteins: {e}")
+            return []
+    return list({p.id: p for proteins in found.values() for p in proteins}.values())
+
+# %% ../../nbs/app/76_commands.ipynb #5a0aed7b
+@command(
+    "plmsub_browse runs/1.10 runs/helix --out masks.html",
+    "plmsub_browse --csv runs/sweep/runs.csv --names cath-names-v4_3_0.txt --title 'My study'",
+    words="runs",
+)
+def plmsub_browse(
+    runs: list[str] | None = None,  # folders of finished runs of one model, at most 48
+    csv: str = "",  # instead of runs: table with a column folder, such as the runs.csv of plmsub_sweep
+    out: str = "masks.html",  # the page
+    names: str = "",  # CATH file of names, to show those of the proteins
+    title: str = "Masks",  # of the page
+    overwrite: bool = False,  # take the place of a page that is there
+):
+    "Write one page that shows finished runs, for any browser and without a server"
+    folders: list[Any] = folders_of(csv) if csv else _names(runs or [])
+    if bool(csv) == bool(runs):
+        raise ConfigError("no runs" if not csv else "runs twice", do="Name folders of runs, or csv='FILE'")
+    known = read_cath_names(names) if names else {}
+    page = browse(folders, out, _proteins_of(folders), known, title=title, overwrite=overwrite)
+    print(f"{len(folders)} runs in {page}, {page.stat().st_size / 1e6:.1f} MB. Open it in a browser")
+    return page
+
 # %% ../../nbs/app/76_commands.ipynb #ee94ed7a
 def _held_out(corpus: list[str], share: float) -> tuple[list[str], list[str]]:  # every n-th sequence
     "The sequences to train on, and those to watch the loss on"
@@ -831,6 +870,7 @@ COMMANDS: dict[str, Any] = {
         plmsub_probe,
         plmsub_embed,
         plmsub_figures,
+        plmsub_browse,
     )
 }
 
