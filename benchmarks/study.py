@@ -5,6 +5,7 @@
     python benchmarks/study.py run ../shared/data --row 7    # one row of the table, from nothing
     python benchmarks/study.py report ../shared/data         # the tables in nbs/results/study that the pages read
     python benchmarks/study.py browse ../shared/data         # nbs/results/study/browser.html: the runs that are done, to look at in a browser
+    python benchmarks/study.py panels ../shared/data         # proteins.csv.gz, states.csv.gz and residues.csv.gz there, of the trained runs of seed 0
 
 Runs go to runs/study. Everything is split by superfamily (the superfamily by domain within itself) with split seed 0; three seeds of everything that is trained."""
 
@@ -24,18 +25,20 @@ from plmsub.base.files import whole_file, write_json
 from plmsub.base.runs import provenance, read_log
 from plmsub.base.seeds import generator, numpy_rng
 from plmsub.categories import as_category, cath_category
-from plmsub.comparison import by_distance, compare, corrected
+from plmsub.comparison import by_distance, by_model, compare, corrected, groups_of
 from plmsub.evaluation import evaluate
 from plmsub.io.cath import read_cath_names, read_domains
-from plmsub.io.dssp import read_dssp_table, with_dssp
+from plmsub.io.dssp import assign_dssp, read_dssp_table, with_dssp
 from plmsub.io.headers import read_proteins
+from plmsub.io.structures import read_chain
+from plmsub.losses import masked_nll
 from plmsub.masks import HardMask
 from plmsub.models.weights import load_plm
-from plmsub.proteins import of_length
+from plmsub.proteins import AMINO_ACIDS, STATES, of_length, states_of
 from plmsub.splits import relatives
 from plmsub.subnetwork import Subnetwork, load_mask
-from plmsub.tasks.language_model import mlm_perplexity
-from plmsub.train import rank, sample_proteins, temperature_at
+from plmsub.tasks.language_model import mlm_perplexity, per_protein
+from plmsub.train import load_run, rank, sample_proteins, temperature_at
 
 TABLE, RUNS, RESULTS = Path("nbs/studies/study.csv"), Path("runs/study"), Path("nbs/results/study")
 LEVEL = {
@@ -52,6 +55,8 @@ LEVEL = {
 }
 CLASSES = [t for t, level in LEVEL.items() if level == "class"]
 DAMAGES = (0.02, 0.05)  # nats, at which methods are held against each other
+PAIRS = {"helix": "1", "strand": "2"}  # runs on residues and on the classes made of them
+N_PASSES = 5  # of masking, where runs are compared by state
 PROTEOMES = ("UP000000625_83333.fasta", "UP000002311_559292.fasta")  # E. coli, yeast
 N_SEARCHED, N_OUTSIDE = (
     2000,
@@ -342,9 +347,71 @@ def page(data, plm, rows):
     print(f"{made}: {len(folders)} runs, {made.stat().st_size / 1e6:.1f} MB")
 
 
+def by_protein(done):
+    "Losses of the test proteins of every run; of a residue run, of their suppressed and of their maintained residues"
+    frames = []
+    for job, _, target, here in done:
+        table = pd.read_csv(here / "test.csv.gz")
+        codes = table.drop_duplicates("id").set_index("id").code
+        for group in groups_of(table, target):
+            nats = pd.DataFrame(by_model(group.values, group.runs), columns=group.models)
+            columns = dict(category=job.category, side=group.name, id=group.ids, code=codes[group.ids].to_numpy())
+            frames.append(pd.DataFrame(columns).join(nats[["full", "subnetwork", "random", "unigram"]]))
+    return pd.concat(frames, ignore_index=True)
+
+
+def by_state(plm, done):
+    "Losses of helix, strand and coil residues under a run on residues and the run on the class made of them, in the proteins held out of both"
+    runs, frames = {job.category: (asked, here) for job, asked, _, here in done}, []
+    for state, word in PAIRS.items():
+        (asked, residue), (other, whole) = runs[state], runs[word]
+        held = {p.id for p in other.parts.test}
+        some = [p for p in asked.parts.test if p.id in held]
+        models = {"full": plm} | {
+            name: Subnetwork(plm, load_mask(here / "mask.safetensors"))
+            for name, here in (("residue_run", residue), ("class_run", whole))
+        }
+        table = per_protein(mlm_perplexity(models, some, passes=N_PASSES))
+        for s in STATES:
+            rows = table[table[f"n_{s}"] > 0]
+            wide = rows.pivot(index=["id", "code", f"n_{s}"], columns="model", values=f"{s}_nats").reset_index()
+            wide = wide.rename(columns={f"n_{s}": "residues"}).assign(pair=state, state=s)
+            frames.append(wide[["pair", "state", "id", "code", "residues", *models]])
+    return pd.concat(frames, ignore_index=True)
+
+
+def by_residue(data, plm, done):
+    "Loss of every residue of real chains, hidden one by one, under the run on class 1; chains of domains held out of it"
+    asked, here = next((asked, here) for job, asked, _, here in done if job.category == "1")
+    run, folder = load_run(here, plm), data / "structures" / "backbone_pdb"
+    models = {"full": plm, "subnetwork": run.subnetwork, "random": run.controls(1)["random"][0]}
+    listed, frames = pd.read_csv(folder / "index.tsv", sep="\t").query("length >= 60"), []
+    for row in listed[listed.cath_domain.isin([p.id for p in asked.parts.test])].itertuples():
+        chain = read_chain(folder / f"{row.chain}.pdb")
+        places = [i for i, letter in enumerate(chain.sequence) if letter in AMINO_ACIDS]
+        nll = masked_nll(models, [chain.sequence] * len(places), [[i] for i in places], desc=None)
+        states = states_of(assign_dssp(chain).dssp)
+        what = dict(chain=row.chain, domain=row.cath_domain, code=row.cath, position=places)
+        what["state"] = [states[i] for i in places]
+        frames.append(pd.DataFrame(what | nll))
+    return pd.concat(frames, ignore_index=True)
+
+
+def panels(data, plm, rows):
+    "Write the tables by protein and by residue that the figures read: trained runs of seed 0"
+    done = finished(data, plm, [job for job in rows if job.kind == "trained" and job.seed == 0])
+    tables = dict(proteins=by_protein(done), states=by_state(plm, done), residues=by_residue(data, plm, done))
+    for name, table in tables.items():
+        with whole_file(RESULTS / f"{name}.csv.gz") as f:
+            f.write_bytes(gzip.compress(table.to_csv(index=False, float_format="%.4g").encode(), mtime=0))
+        print(f"{name}: {len(table)} rows, {(RESULTS / f'{name}.csv.gz').stat().st_size / 1e3:.0f} KB")
+    about = dict(command="python benchmarks/study.py panels", runs=len(done), seed=0, passes_by_state=N_PASSES)
+    write_json(RESULTS / "panels.json", provenance("cpu", model=plm.name, fingerprint=plm.fingerprint, **about))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["jobs", "run", "report", "browse"])
+    parser.add_argument("what", choices=["jobs", "run", "report", "browse", "panels"])
     parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
     parser.add_argument("--plm", default="mini")
     parser.add_argument("--row", type=int, help="only this row of the table, from 1")
@@ -354,4 +421,4 @@ if __name__ == "__main__":
     rows, plm = read_jobs(TABLE), load_plm(flags.plm)
     if flags.row:
         rows = [rows[flags.row - 1]]
-    dict(run=run, report=report, browse=page)[flags.what](flags.data, plm, rows)
+    dict(run=run, report=report, browse=page, panels=panels)[flags.what](flags.data, plm, rows)

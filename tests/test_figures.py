@@ -3,6 +3,8 @@
 `python tests/test_figures.py` draws the pictures and writes the tables of `baseline_images` again."""
 
 import io
+import json
+import re
 import time
 from pathlib import Path
 
@@ -294,6 +296,50 @@ def test_looks_of_structures():
     tables = made_up_tables(300)
     assert difference(drawn(figure3de, tables), kept("figure3de")) < TOLERANCE
     assert table3de(tables).structure.tolist() == ["ESM-2", "subnetwork"]
+
+
+# --- Type that can be read: on the site, pictures of 80 dots an inch are enlarged, and at most as wide as the text
+
+WIDTH_PX, SMALLEST_PX = 860, 9
+CSS = (Path(__file__).parent.parent / "nbs" / "styles.css").read_text()
+ZOOM = float((re.search(r"\.cell-output-display img \{[^}]*zoom: ([\d.]+)", CSS) or [None, 1])[1])
+
+
+def shown_px(points, width_px, dpi=80):
+    "Size of type on a page, pixels"
+    return points * dpi / 72 * min(ZOOM, WIDTH_PX / width_px)
+
+
+def smallest_type(axes):
+    "The smallest type of a figure on a page, pixels"
+    figure = np.ravel(axes)[0].figure
+    figure.draw_without_rendering()
+    texts = [t for t in figure.findobj(matplotlib.text.Text) if t.get_visible() and t.get_text().strip()]
+    size = min(shown_px(t.get_fontsize(), 80 * figure.get_figwidth()) for t in texts)
+    plt.close(figure)
+    return size
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_type_can_be_read(name, tables):
+    draw, numbers = FIGURES[name]
+    assert smallest_type(draw(numbers(tables))) >= SMALLEST_PX
+    if name in ("figure2c", "figure3b", "figure3c"):  # the made-up examples at half the width
+        with plt.rc_context({"font.size": 8.5}):
+            assert smallest_type(draw(numbers(tables), plt.figure(figsize=(3.9, 3)))) >= SMALLEST_PX
+
+
+def test_type_of_structures_can_be_read(tables):
+    assert smallest_type(figure3de(tables)) >= SMALLEST_PX
+
+
+def test_numbers_of_type_on_pages():
+    "Sizes that pages give as numbers; a page that sets no dpi has 72 at least"
+    for page in (Path(__file__).parent.parent / "nbs").rglob("*.ipynb"):
+        for cell in json.loads(page.read_text())["cells"]:
+            source = "".join(cell["source"]) * (cell["cell_type"] == "code")
+            for points in re.findall(r"(?:font|label)size=([\d.]+)", source):
+                assert shown_px(float(points), 480, dpi=72) >= SMALLEST_PX, f"{page.name}: {points}"
 
 
 def types_swapped(t):

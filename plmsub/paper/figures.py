@@ -333,7 +333,7 @@ def _circles(ax, x, values, colors, areas, rims, width):
         ax.plot([x - 0.6 * width, x + 0.6 * width], [np.median(values)] * 2, color="red", lw=1.6, zorder=3)
     elif len(values):
         middle = dict(xycoords=("data", "axes fraction"), rotation=90, ha="center", va="center")
-        ax.annotate("none held out", (x, 0.5), color=".4", fontsize="xx-small", **middle)
+        ax.annotate("none held out", (x, 0.5), color=".4", fontsize="x-small", **middle)
 
 
 def _mark(color, label, area=34, rim=0.4):
@@ -587,7 +587,9 @@ def figure3de(
                 ax.set_title(f"{plain_text(name)}, mean pLDDT {_mean_plddt(chains[name]):.0f}", fontsize="small")
     bands = [Line2D([], [], color=color, lw=3, label=f"{name} (≥ {low})") for low, color, name in BANDS]
     native = Line2D([], [], color=".6", lw=3, label="native")
-    figure.legend(handles=[native, *bands], loc="outside lower center", ncols=5, frameon=False, fontsize="x-small")
+    ncols = min(5, int(figure.bbox.width / figure.dpi / 1.1))
+    below: dict[str, Any] = dict(loc="outside lower center", ncols=ncols, frameon=False, fontsize="x-small")
+    figure.legend(handles=[native, *bands], **below)
     return axes
 
 # %% ../../nbs/paper/64_figures.ipynb #71457055
