@@ -275,7 +275,7 @@ class HostedPlm(HostedCopies):
 
 # %% ../../nbs/models/23_hosted.ipynb #1751bf0a
 def _maps(plm, tokens, weights):
-    "(B,K,H,L,L) attention maps, zero to and from padding"
+    "(B,K,H,L,L) attention maps, zero to and from padding and what the model has no token for"
     maps = plm._states(tokens := as_tokens(tokens), weights, True).attention
     if not maps:
         raise ModelError(f"{plm.name} has no attention maps")
