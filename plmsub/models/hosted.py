@@ -279,8 +279,9 @@ def _maps(plm, tokens, weights):
     maps = plm._states(tokens := as_tokens(tokens), weights, True).attention
     if not maps:
         raise ModelError(f"{plm.name} has no attention maps")
-    real = tokens.ne(PAD).to(plm.device)
-    return torch.stack(maps, 1) * (real[:, None, None, :, None] & real[:, None, None, None])
+    real, start = tokens.ne(PAD).to(plm.device), 1 - plm.translation.framed
+    stacked = F.pad(torch.stack(maps, 1), (start, 0, start, 0))
+    return stacked * (real[:, None, None, :, None] & real[:, None, None, None])
 
 # %% ../../nbs/models/23_hosted.ipynb #7c23dfe6
 @contextmanager
