@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ABSENT', 'LAYERS', 'SPELLED', 'CARP_TOKENS', 'Part', 'States', 'Family', 'Translation', 'HostedWeights',
-           'HostedCopies', 'HostedPlm', 'run_transformers', 'matrices_of', 'shared_tokens', 'transformers_family',
-           'carp_family']
+           'moved_module', 'HostedCopies', 'HostedPlm', 'run_transformers', 'matrices_of', 'shared_tokens',
+           'check_known', 'transformers_family', 'carp_family']
 
 # %% ../../nbs/models/23_hosted.ipynb #fdaeb5f5
 import hashlib
@@ -180,8 +180,12 @@ def _sha256(family, parameters):
     return h.hexdigest()
 
 
-def _moved(module, device, dtype):
-    "A copy elsewhere; what turns positions into angles keeps at least single precision"
+def moved_module(
+    module: nn.Module,  # of a library
+    device: Any,  # where to; `None`: where it is
+    dtype: torch.dtype,  # precision of the weights
+) -> nn.Module:  # a copy; what turns positions into angles keeps at least single precision
+    "A module elsewhere or in another precision"
     module = deepcopy(module)
     angles = {n: b.clone() for n, b in module.named_buffers() if b.is_floating_point()}
     module.to(device, dtype)
@@ -216,7 +220,7 @@ class HostedCopies(HostedWeights):
         device, dtype = placed(self, device, dtype)
         if (device, dtype) == (self.device, self.dtype):
             return self
-        out = self._copy(_moved(self.module, device, dtype), self.name)
+        out = self._copy(moved_module(self.module, device, dtype), self.name)
         if dtype in (torch.float32, torch.float64):
             out._fingerprint = self._fingerprint
         return out
@@ -391,6 +395,16 @@ def shared_tokens(
     return letters | {t: i for t, i in special.items() if i is not None}
 
 # %% ../../nbs/models/23_hosted.ipynb #94ff4118
+def check_known(
+    kind: str,  # model type of transformers
+    file: Any = None,  # named in the message
+) -> None:
+    "ModelError for an architecture that is not among `LAYERS`"
+    if kind not in LAYERS:
+        do = f"Known are {', '.join(LAYERS)} and esm; the page 'Add a model' shows how to add one"
+        raise ModelError("plmsub does not know this architecture", file=file, text=kind, do=do)
+
+
 def transformers_family(
     module: nn.Module,  # a language model of transformers
     vocabulary: Mapping[str, int],  # token -> number
@@ -398,9 +412,7 @@ def transformers_family(
 ) -> Family:
     "What to know of a BERT, RoBERTa, ModernBERT, ESM C or Jamba"
     c, parameters = module.config, dict(module.named_parameters())
-    if (kind := c.model_type) not in LAYERS:
-        do = f"Known are {', '.join(LAYERS)} and ESM; the page 'Add a model' shows how to add one"
-        raise ModelError("plmsub does not know this architecture", text=kind, do=do)
+    check_known(kind := c.model_type)
     if kind == "jamba":
         module.set_experts_implementation("eager")  # the other ways know no double precision
     table = module.get_input_embeddings().weight

@@ -44,7 +44,7 @@ from plmsub.esm import (
     rotary_frequencies,
 )
 from ..io.data import fetch, local, read_manifest
-from .hosted import LAYERS, HostedPlm, carp_family, transformers_family
+from .hosted import LAYERS, HostedPlm, carp_family, check_known, moved_module, transformers_family
 from ..plm import EsmPlm, Plm, check_count, check_finite, check_weights
 
 # %% ../../nbs/models/24_weights.ipynb #52cb57a5
@@ -471,6 +471,9 @@ def read_transformers(
     "A model from a folder of transformers"
     folder = Path(folder)
     if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            do = "Load it into its model with peft, and give that module"
+            raise ModelError("a folder with an adapter of peft, without the model", file=folder, do=do)
         raise ModelError("no model in this folder: it lacks config.json", file=folder)
     config, words = read_json(folder / "config.json"), folder / "vocab.txt"
     if isinstance(config, dict) and config.get("model_type", "esm") != "esm":
@@ -572,9 +575,7 @@ def read_hosted(
 ) -> HostedPlm:  # in the precision of the files
     "A model of an architecture that runs in transformers; without a head if the folder has none"
     about = read_json(folder / "config.json")
-    if (kind := about["model_type"]) not in LAYERS:
-        do = f"Known are {', '.join(LAYERS)} and esm; the page 'Add a model' shows how to add one"
-        raise ModelError("plmsub does not know this architecture", file=folder / "config.json", text=kind, do=do)
+    check_known(about["model_type"], folder / "config.json")
     try:
         config = _transformers().AutoConfig.for_model(**about)
     except (TypeError, ValueError, AttributeError) as e:
@@ -583,7 +584,7 @@ def read_hosted(
     state = _read_state(files)
     check_finite(state, where := files[0] if len(files) == 1 else folder)
     module, head = _module_of(config, state, where)
-    module.to(next(w.dtype for w in state.values() if w.is_floating_point()))
+    module = moved_module(module, None, next(w.dtype for w in state.values() if w.is_floating_point()))
     family = transformers_family(module, vocabulary or read_vocabulary(folder, config.vocab_size), head)
     return HostedPlm(module, family, folder.resolve().name)
 
@@ -601,6 +602,7 @@ def _carp_module(data, path):  # data: what the file holds
         do = "pip install 'plmsub[carp]'"
         raise ConfigError("CARP needs sequence-models, which is not installed", do=do) from None
     try:
+        check_finite(data["model_state_dict"], path)
         return load_carp(data)
     except (KeyError, TypeError, RuntimeError) as e:
         raise ModelError("not a CARP", file=path, text=str(e).split("\n")[0]) from None
@@ -619,8 +621,8 @@ def _of_fairesm(module, name):
     if isinstance(module, ESM2):
         shape = PlmConfig(module.num_layers, module.embed_dim, module.attention_heads, bool(module.token_dropout))
     else:
-        a, before = module.args, module.emb_layer_norm_before
-        shape = PlmConfig(a.layers, a.embed_dim, a.attention_heads, a.token_dropout, a.max_positions, before)
+        a, before = module.args, module.emb_layer_norm_before is not None
+        shape = PlmConfig(a.layers, a.embed_dim, a.attention_heads, bool(a.token_dropout), a.max_positions, before)
     return EsmPlm(shape, _from_library(_state_of(module), shape, "fairesm", name), name)
 
 # %% ../../nbs/models/24_weights.ipynb #6b3ade46
@@ -649,12 +651,15 @@ def plm_of_module(
     kind = getattr(config, "model_type", None)
     if kind == "esm":
         return _esm_plm(config.to_dict(), _state_of(module), name, name)
-    if kind not in LAYERS:
+    if kind is None:
         raise ModelError(f"a {type(module).__name__} does not name a model", text=name, do=_NAMES)
+    check_known(kind)
     if vocabulary is None:
         do = "Give vocabulary=tokenizer.get_vocab()"
         raise ModelError("a module does not say which token is which residue", text=name, do=do)
-    return HostedPlm(deepcopy(module), transformers_family(module, vocabulary), name)
+    check_finite(state := _state_of(module), name)
+    module, head = _module_of(config, state, name) if type(module).__name__ != LAYERS[kind][0] else (module, True)
+    return HostedPlm(deepcopy(module), transformers_family(module, vocabulary, head), name)
 
 # %% ../../nbs/models/24_weights.ipynb #efad00b8
 SHIPPED_MODELS = ("toy", "mini")  # safetensors in the package
