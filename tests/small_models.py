@@ -77,7 +77,9 @@ def moved(module, dtype):
 def _fairesm(module, ids, real):
     K = module.num_layers
     with patch("esm.multihead_attention.utils_softmax", lambda x, dim, onnx_trace=False: x.softmax(dim)):
-        out = module(ids, repr_layers=range(K + 1))  # fair-esm takes the softmax in single precision, whatever it is given
+        out = module(
+            ids, repr_layers=range(K + 1)
+        )  # fair-esm takes the softmax in single precision, whatever it is given
     return out["logits"], [out["representations"][k] for k in range(K + 1)]
 
 
@@ -124,7 +126,9 @@ def _roberta(folder):
     import transformers as t
 
     words = {w: i for i, w in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *LETTERS])}
-    module = _randomized(t.RobertaForMaskedLM(t.RobertaConfig(vocab_size=len(words), max_position_embeddings=130, **SHAPE)))
+    module = _randomized(
+        t.RobertaForMaskedLM(t.RobertaConfig(vocab_size=len(words), max_position_embeddings=130, **SHAPE))
+    )
     module.save_pretrained(folder / "roberta")
     write_json(folder / "roberta" / "vocab.json", words)
     return Small(folder / "roberta", module, words, ("<s>", "</s>", "<pad>", "<mask>"), _transformers)
@@ -220,9 +224,7 @@ def installed(name: str) -> bool:  # of a family
 
 def random_mask(plm, share=0.2, seed=0):
     "A subnetwork without a share of all maskable weights"
-    kept = {
-        n: torch.rand(w.shape, generator=generator(seed, "small mask", n)) >= share for n, w in plm.weights.items()
-    }
+    kept = {n: torch.rand(w.shape, generator=generator(seed, "small mask", n)) >= share for n, w in plm.weights.items()}
     return Subnetwork(plm, HardMask(kept))
 
 

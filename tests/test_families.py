@@ -42,7 +42,10 @@ from plmsub.train import TrainConfig, fit
 ESM1 = ("ESM-1b", "ESM-1v")
 each = pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.skipif(not installed(n), reason="its library is not installed")) for n in FAMILIES],
+    [
+        pytest.param(n, marks=pytest.mark.skipif(not installed(n), reason="its library is not installed"))
+        for n in FAMILIES
+    ],
 )
 
 

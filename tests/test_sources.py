@@ -1,11 +1,10 @@
 """Where models come from: odd files, folders, names and modules, and what comes out of each
 
-    python tests/test_sources.py    writes the table that page 24 shows, nbs/results/sources.csv
+python tests/test_sources.py    writes the table that page 24 shows, nbs/results/sources.csv
 """
 
 import json
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -87,7 +86,9 @@ def sharded(make, kind):
             part = {n: w.clone() for i, (n, w) in enumerate(state.items()) if i % 2 == k}
             file = f"{stem}-0000{k + 1}-of-00002.{end}"
             where |= dict.fromkeys(part, file)
-            save_file(part, tmp / "sharded" / file) if kind == "safetensors" else torch.save(part, tmp / "sharded" / file)
+            save_file(part, tmp / "sharded" / file) if kind == "safetensors" else torch.save(
+                part, tmp / "sharded" / file
+            )
         (tmp / "sharded" / f"{name}.index.json").write_text(json.dumps(dict(metadata={}, weight_map=where)))
         return tmp / "sharded", plm
 
@@ -104,7 +105,9 @@ def with_class(make, cls, **settings):
         module = getattr(t, cls)(t.AutoConfig.from_pretrained(folder, **settings))
         base = module.base_model_prefix + "."
         own = {k: w for k, w in state.items() if k.startswith(base)}
-        module.load_state_dict(own if hasattr(module, base[:-1]) else {k[len(base) :]: w for k, w in own.items()}, strict=False)
+        module.load_state_dict(
+            own if hasattr(module, base[:-1]) else {k[len(base) :]: w for k, w in own.items()}, strict=False
+        )
         kept = {n: (folder / n).read_bytes() for n in ("vocab.txt",)}
         shutil.rmtree(folder)
         module.save_pretrained(folder)
@@ -269,7 +272,9 @@ def other_class(cls):
 def t5(tmp):
     import transformers as t
 
-    return t.T5ForConditionalGeneration(t.T5Config(vocab_size=30, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=4)), None
+    return t.T5ForConditionalGeneration(
+        t.T5Config(vocab_size=30, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=4)
+    ), None
 
 
 def esm_of_transformers(tmp):
@@ -460,7 +465,9 @@ class Hub(SimpleHTTPRequestHandler):
             rows = [dict(type="file", path=f.name, size=f.stat().st_size, oid="0" * 40) for f in files]
             return self._send(200, json.dumps(rows).encode(), Content_Type="application/json")
         if self.path.startswith("/api/"):
-            about = dict(id="lab/protbert", sha=self.commit, private=False, siblings=[dict(rfilename=f.name) for f in files])
+            about = dict(
+                id="lab/protbert", sha=self.commit, private=False, siblings=[dict(rfilename=f.name) for f in files]
+            )
             return self._send(200, json.dumps(about).encode(), Content_Type="application/json")
         if not self._file().is_file():
             return self._send(404, X_Error_Code="EntryNotFound")

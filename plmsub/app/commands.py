@@ -223,7 +223,9 @@ def _jobs(jobs: str | Path, out: str | Path, preset: str, family: str, levels: A
         chosen = None if preset == "none" else preset or family or "plos_cath"
         return paper_jobs(chosen, _names(levels), [int(x) for x in _names(seeds)])
     if preset or family or levels or seeds != "0":
-        raise ConfigError("preset, family, levels and seeds are for the runs of the paper", do="Start plmsub_sweep paper")
+        raise ConfigError(
+            "preset, family, levels and seeds are for the runs of the paper", do="Start plmsub_sweep paper"
+        )
     if jobs or (Path(out) / "jobs.csv").is_file():
         return read_jobs(jobs or Path(out) / "jobs.csv")
     raise ConfigError("no table of runs", do="Name one, or start plmsub_sweep paper")

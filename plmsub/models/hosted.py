@@ -84,7 +84,8 @@ class Translation:
     def __init__(self, tokens: Mapping[str, int], causal: bool = False):  # as in `Family`
         needed = [*AMINO_ACIDS, *([] if causal else ["<mask>"])]
         if lacking := [t for t in needed if t not in tokens]:
-            raise ModelError("the model's vocabulary lacks tokens", text=", ".join(lacking))
+            do = "A protein language model has a token for each of the 20 amino acids; does this file belong to it?"
+            raise ModelError("the model's vocabulary lacks tokens", text=", ".join(lacking), do=do)
         alphabet, pad = esm_alphabet().all_toks, tokens.get("<pad>", 0)
         self.framed = "<cls>" in tokens  # does a sequence begin with a token of its own?
         self.ended = "<eos>" in tokens

@@ -92,7 +92,8 @@ def read_plm(
     path = Path(path)
     meta, tensors = _read_tensors(path)
     if FORMAT not in meta:
-        raise ModelError(f"safetensors, but not a model of plmsub: its metadata lack {FORMAT!r}", file=path)
+        do = "Of a model of transformers, give the folder"
+        raise ModelError(f"safetensors, but not a model of plmsub: its metadata lack {FORMAT!r}", file=path, do=do)
     try:
         about = parse_json(meta[FORMAT])
         config, name = PlmConfig(**about["settings"]), about["name"]
@@ -476,11 +477,15 @@ def read_transformers(
             raise ModelError("a folder with an adapter of peft, without the model", file=folder, do=do)
         raise ModelError("no model in this folder: it lacks config.json", file=folder)
     config, words = read_json(folder / "config.json"), folder / "vocab.txt"
-    if isinstance(config, dict) and config.get("model_type", "esm") != "esm":
+    if isinstance(config, dict) and not config.get("model_type"):
+        do = 'Add it, such as "model_type": "bert", or save the model again'
+        raise ModelError("the file does not say which architecture it is of", file=folder / "config.json", do=do)
+    if isinstance(config, dict) and config["model_type"] != "esm":
         return read_hosted(folder, vocabulary)
     _transformers_config(config, folder / "config.json")  # refuses another shape before weights are read
     if words.is_file() and words.read_bytes().decode("latin1").split() != esm_alphabet().all_toks:
-        raise ModelError("the vocabulary is not that of ESM", file=words)
+        do = "An ESM has fair-esm's 33 tokens in their order; put its own vocab.txt here, or none"
+        raise ModelError("the vocabulary is not that of ESM", file=words, do=do)
     files = weight_files(folder, bins=True)
     where = files[0] if len(files) == 1 else folder
     return _esm_plm(config, _read_state(files), where, folder.resolve().name)
@@ -534,6 +539,9 @@ def _transformers():
     return transformers
 
 
+_APART = "config.json and weights do not belong together: fetch or save them again"
+
+
 @contextmanager
 def _silent(logging):  # of transformers; what it would say of weights, plmsub says
     "No messages and no progress bars"
@@ -556,13 +564,14 @@ def _module_of(config, state, where):  # config: of transformers
             module, said = cls.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
         except Exception as e:  # what transformers raises for weights of another shape
             text = str(e).strip().split("\n")[0]
-            raise ModelError("transformers makes no model of these weights", file=where, text=text) from None
+            raise ModelError("transformers makes no model of these weights", where, text=text, do=_APART) from None
     body = f"{module.base_model_prefix}."
     if lost := [n for n in said["missing_keys"] if n.startswith(body)]:
-        raise ModelError("weights are missing", file=where, text=", ".join(sorted(lost)[:3]) + " …" * (len(lost) > 3))
+        text = ", ".join(sorted(lost)[:3]) + " …" * (len(lost) > 3)
+        raise ModelError("weights are missing", file=where, text=text, do=_APART)
     if others := sorted(said["unexpected_keys"]):
         if any(".layer" in n for n in others):
-            raise ModelError("unexpected weights", file=where, text=", ".join(others[:3]))
+            raise ModelError("unexpected weights", file=where, text=", ".join(others[:3]), do=_APART)
         note(
             f"{where}: left out what is no part of a language model: {', '.join(others[:3])}{' …' * (len(others) > 3)}"
         )
@@ -582,8 +591,9 @@ def read_hosted(
         raise ModelError("the configuration describes no model", folder / "config.json", text=str(e)[:200]) from None
     files = weight_files(folder, bins=True)
     state = _read_state(files)
-    check_finite(state, where := files[0] if len(files) == 1 else folder)
+    where = files[0] if len(files) == 1 else folder
     module, head = _module_of(config, state, where)
+    check_finite(state, where)
     module = moved_module(module, None, next(w.dtype for w in state.values() if w.is_floating_point()))
     family = transformers_family(module, vocabulary or read_vocabulary(folder, config.vocab_size), head)
     return HostedPlm(module, family, folder.resolve().name)
@@ -703,7 +713,7 @@ def _hub_folder(id, revision, here):
     except Exception as e:  # of the network, of the hub, or of a cache that lacks it
         if here:
             return None
-        do = "Check the name and the connection; what is in huggingface_hub's cache is found without one"
+        do = "There is no such folder here, either; what is in huggingface_hub's cache is found without a connection"
         raise ModelError("the hub does not give this model", text=f"{id}: {str(e).split(chr(10))[0]}", do=do) from None
 
 
