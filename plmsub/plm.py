@@ -96,6 +96,10 @@ class Plm(PlmFacts):
         "Attention (B,K,H,L,L) of every head: a row says where its token looks; 0 to and from padding"
         raise NotImplementedError
 
+    def to(self, device: Any = None, dtype: torch.dtype | str | None = None) -> "Plm":
+        "The same model on another device, or in another precision"
+        raise NotImplementedError
+
     def replaced(self, weights: Mapping[str, Tensor], name: str) -> "Plm":
         "A model of another name with some matrices replaced for good"
         raise NotImplementedError
@@ -103,6 +107,12 @@ class Plm(PlmFacts):
     def untrained(self, seed: int = 0) -> "Plm":
         "A model of the same shape that has learned nothing; other seeds give other weights"
         raise NotImplementedError
+
+    def tuned(self, recompute: bool = False, compiled: bool = False) -> "Plm":
+        "The same model computed with less memory in training, or by torch.compile; only an ESM can do either"
+        if recompute or compiled:
+            raise ConfigError(f"{self.name} is computed by its own library", do="Leave out recompute and compiled")
+        return self
 
     def fairesm(self, weights: Replaced = None) -> nn.Module:
         "The model as fair-esm's module, which only ESM-1b, ESM-1v and ESM-2 have"

@@ -22,6 +22,7 @@ from small_models import (
     slope,
     tokens,
 )
+from test_runs import SHORT, shell
 
 from plmsub.base.errors import ModelError, PlmsubError
 from plmsub.base.runs import checkpoints
@@ -235,3 +236,18 @@ def test_it_says_what_it_is(small, name):
         with pytest.raises(PlmsubError, match="residues"):
             plm("A" * (plm.max_residues + 1))
         assert torch.isfinite(plm("A" * plm.max_residues)).all()
+
+
+@pytest.mark.skipif(not installed("BERT"), reason="transformers is not installed")
+def test_commands_take_a_folder_of_another_family(small, tmp_path):
+    bert = str(small("BERT").path)
+    status, said = shell(tmp_path, "plmsub_train", *SHORT, "--steps", "4", "--plm", bert, "--out", "run")
+    assert status == 0 and "removed, valid S" in said, said
+    status, said = shell(tmp_path, "plmsub_eval", "--run", "run", "--proteins", "8", "--draws", "1")
+    assert status == 0, said
+    status, said = shell(tmp_path, "plmsub_export", "--run", "run", "--out", "out")
+    assert status == 0, said
+    assert load_plm(tmp_path / "out").n_layers == 2
+    flags = ["plmsub_train", *SHORT, "--plm", bert, "--recompute", "--out", "other"]
+    status, said = shell(tmp_path, *flags)
+    assert status == 1 and "its own library" in said and "Traceback" not in said, said
