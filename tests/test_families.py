@@ -1,6 +1,7 @@
 "Every family of models through the whole package: against its own library, under masks, in training, exported, in the tasks"
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -228,6 +229,8 @@ def test_tasks_run_on_it(small, world, name):
 def test_it_says_what_it_is(small, name):
     plm = load_plm(small(name).path)
     assert load_plm(small(name).path).fingerprint == plm.fingerprint
+    kinds = r"layer\.\d+\.(attention|ffn|conv|mamba|expert\d+)\.\w+"
+    assert len(plm.weights) >= 3 * plm.n_layers and all(re.fullmatch(kinds, n) for n in plm.weights)
     assert plm.untrained(1).fingerprint != plm.untrained(2).fingerprint
     changed = plm.replaced({n: w * 0.5 for n, w in plm.weights.items()}, "half")
     assert changed.fingerprint != plm.fingerprint and changed.name == "half"

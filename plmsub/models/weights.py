@@ -17,7 +17,7 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -542,29 +542,21 @@ def _transformers():
 _APART = "config.json and weights do not belong together: fetch or save them again"
 
 
-@contextmanager
-def _silent(logging):  # of transformers; what it would say of weights, plmsub says
-    "No messages and no progress bars"
+def _module_of(config, state, where):  # config: of transformers
+    "transformers' language model with these weights, and whether it has its head"
+    cls, logging = getattr(_transformers(), LAYERS[config.model_type][0]), _transformers().utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+    logging.set_verbosity_error()  # what it would say of these weights is said below
     logging.disable_progress_bar()
     try:
-        yield
+        module, said = cls.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
+    except Exception as e:  # what transformers raises for weights of another shape
+        text = str(e).strip().split("\n")[0]
+        raise ModelError("transformers makes no model of these weights", where, text=text, do=_APART) from None
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _module_of(config, state, where):  # config: of transformers
-    "transformers' language model with these weights, and whether it has its head"
-    cls = getattr(_transformers(), LAYERS[config.model_type][0])
-    with _silent(_transformers().utils.logging):
-        try:
-            module, said = cls.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
-        except Exception as e:  # what transformers raises for weights of another shape
-            text = str(e).strip().split("\n")[0]
-            raise ModelError("transformers makes no model of these weights", where, text=text, do=_APART) from None
     body = f"{module.base_model_prefix}."
     if lost := [n for n in said["missing_keys"] if n.startswith(body)]:
         text = ", ".join(sorted(lost)[:3]) + " …" * (len(lost) > 3)
