@@ -184,7 +184,7 @@ def check_weights(
     for what, names in (("weights are missing", missing), ("unexpected weights", extra)):
         if names:
             text = ", ".join(called.get(n, n) for n in names[:3]) + " …" * (len(names) > 3)
-            raise ModelError(what, file=file, text=text)
+            raise ModelError(what, file=file, text=text, do="Shape and weights do not belong together: save it again")
     for n, w in given.items():
         if w.dtype not in PRECISIONS:
             raise ModelError(f"a weight of {w.dtype}", file=file, text=called.get(n, n))

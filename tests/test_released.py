@@ -12,13 +12,15 @@ import pandas as pd
 import pytest
 import torch
 from made_up import made_up_folder
+from small_models import FAMILIES
 from test_runs import shell
 
 import plmsub.app.commands
 from plmsub.app.commands import plmsub_data, plmsub_eval, plmsub_figures, plmsub_sweep
 from plmsub.app.sweep import Job
 from plmsub.base.errors import ConfigError, DataError, ModelError, PlmsubError
-from plmsub.io.cath import read_clf
+from plmsub.categories import cath_category
+from plmsub.io.cath import read_clf, read_domains
 from plmsub.paper.figures import table2b, table2c, table3b, table3c
 from plmsub.paper.original import RELEASED, released_config
 from plmsub.paper.released import (
@@ -32,6 +34,7 @@ from plmsub.paper.released import (
     write_results,
 )
 from plmsub.paper.results import result_tables
+from plmsub.splits import split
 
 QUICK = dict(steps=6, keep=0.55, learning_rate=0.5, valid_every=6, valid_proteins=16, max_damage=10.0)
 
@@ -51,40 +54,31 @@ def test_a_preset_and_other_settings(tmp_path):
 
 @pytest.mark.parametrize("preset", RELEASED)
 def test_every_preset_is_the_papers(preset):
-    "PAPER: weights, temperatures, threshold, first probability, batches, layers and schedules of the published runs"
+    "PAPER: weights, temperatures, threshold, first probability, layers, batches and schedules of the published runs"
+    esm2 = (0.96, 0.01, 16, 4, 4)
+    attention = "query key value output"
     table = dict(
-        paper_cath=(10, 7, 1, 3.2, 0.40, 27, 1000),
-        paper_dssp=(50, 100, 1.2, 3.3, 0.38, 27, 800),
-        plos_cath=(10, 7, 1, 3.0, 0.40, 33, 1000),
+        paper_cath=(10, 7, 1, 3.2, 0.40, 27, 1000, *esm2, attention),
+        paper_dssp=(50, 100, 1.2, 3.3, 0.38, 27, 800, *esm2, attention),
+        plos_cath=(10, 7, 1, 3.0, 0.40, 33, 1000, *esm2, attention),
+        protbert=(10, 9, 1, 1, 0.43, 33, 100, 0.998, 0.1, 16, 4, 2, attention),
+        carp=(10, 9, 1, 1, 0.40, 33, 100, 0.995, 0.1, 16, 4, 4, "up kernel down"),
+        dayhoff=(4, 4, 4, 1, 0.40, 33, 200, 0.99, 0.1, 64, 16, 4, f"{attention} in x dt out"),
     )
     c = released_config(preset, 33, 6219, steps=1920)
-    epoch = 6219 // 64
+    epoch = 6219 // (c.batch_size * c.accumulate)
     assert (
-        c.suppress_weight,
-        c.maintain_weight,
-        c.mlm_weight,
-        c.temperature_start,
-        c.threshold,
-        len(c.layers),
-        c.learning_rate_steps // epoch,
+        *(c.suppress_weight, c.maintain_weight, c.mlm_weight, c.temperature_start, c.threshold, len(c.layers)),
+        *(c.learning_rate_steps / epoch, c.keep, c.temperature_end, c.batch_size, c.suppressed, c.accumulate),
+        " ".join(c.projections),
     ) == table[preset]
-    assert (c.keep, c.temperature_end, c.batch_size, c.suppressed, c.accumulate, c.temperature_steps // epoch) == (
-        0.96,
-        0.01,
-        16,
-        4,
-        4,
-        300,
+    sparsity = (1, 65 * epoch, 15 * epoch) if preset == "dayhoff" else (0, 0, 0)
+    assert (c.sparsity_weight, c.sparsity_hold, c.sparsity_ramp) == sparsity
+    assert (c.learning_rate, c.warm_up, c.start_div, c.kl_inputs, c.double_softmax, c.steps) == (
+        *(0.1, 1 / 125, 1, "clean", True, 1920),
     )
-    assert (c.learning_rate, c.warm_up, c.start_div, c.sparsity_weight, c.kl_inputs, c.double_softmax, c.steps) == (
-        0.1,
-        1 / 125,
-        1,
-        0,
-        "clean",
-        True,
-        1920,
-    )
+    assert c.temperature_steps == 300 * epoch
+    assert released_config(preset, 33, 6219, None).steps == c.learning_rate_steps
 
 
 def test_a_wrong_preset_is_one_line(tmp_path):
@@ -109,6 +103,21 @@ def test_a_dry_run_prices_the_paper(tmp_path):
     for words in ("1920", "hours of training on cpu", "GB of masks", "cannot be a category", "7 of 9 runs"):
         assert words in said, (words, said)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_prices_another_family(tmp_path):
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    bert = FAMILIES["BERT"](tmp_path).path
+    flags = "--family protbert --levels class --dry-run".split()
+    status, said = shell(tmp_path, "plmsub_sweep", "paper", *flags, "--plm", str(bert))
+    assert status == 0 and "1, protbert, seed 0" in said and "3 of 3 runs" in said, said
+    n_train = len(split(read_domains("toy"), seed=0, category=cath_category("1")).train)
+    assert str(100 * (n_train // 32)) in said, said  # 100 epochs of two batches of 16
+    status, said = shell(tmp_path, "plmsub_sweep", "paper", *flags, "--preset", "paper_cath")
+    assert status == 1 and "one preset" in said, said
+    status, said = shell(tmp_path, "plmsub_sweep", "paper", "--family", "carp", *flags[2:], "--plm", str(bert))
+    assert status == 1 and "kernel" in said and "Traceback" not in said, said  # a BERT has no convolutions
 
 
 def test_a_sweep_runs_what_is_missing(tmp_path, monkeypatch):

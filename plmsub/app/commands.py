@@ -148,7 +148,7 @@ def _first_verdict(run: Run, parts: Split) -> str:
 def plmsub_train(
     category: str = "1",  # to suppress: 1.10, helix, random:N[:SEED], domain:N, LABEL=VALUE, FILE:LABEL, residues:FILE:LETTERS
     out: str = "runs/class-1",  # folder of the run
-    preset: str = "",  # settings of the release: paper_cath, paper_dssp or plos_cath; the steps are those of --steps
+    preset: str = "",  # of the release: paper_cath, paper_dssp, plos_cath, protbert, carp, dayhoff; steps are --steps
     track: str = "",  # tensorboard or wandb, if installed
     recompute: bool = False,  # less memory, about a third more time
     compiled: bool = False,  # torch.compile, for accelerators
@@ -215,15 +215,19 @@ def _eval_table(path: Path, how: Scoring, model: ModelFlags, moved: Mapping[str,
     return losses
 
 # %% ../../nbs/app/76_commands.ipynb #0d293d76
-def _jobs(jobs: str | Path, out: str | Path, preset: str, levels: Any, seeds: str) -> list[Job]:
+def _jobs(jobs: str | Path, out: str | Path, preset: str, family: str, levels: Any, seeds: str) -> list[Job]:
     "The table of runs: a file, 'paper', or '' for the one that the folder was given before"
     if jobs == "paper":
         if not re.fullmatch(r"\d+(,\d+)*", seeds):
             raise ConfigError("seeds are numbers", text=seeds, do="Write them as 0,1,2")
-        chosen = None if preset == "none" else preset or "plos_cath"
+        if preset and family:
+            raise ConfigError("a family of models has one preset", text=f"{preset}, {family}", do="Give one of them")
+        chosen = None if preset == "none" else preset or family or "plos_cath"
         return paper_jobs(chosen, _names(levels), [int(x) for x in _names(seeds)])
-    if preset or levels or seeds != "0":
-        raise ConfigError("preset, levels and seeds are for the runs of the paper", do="Start plmsub_sweep paper")
+    if preset or family or levels or seeds != "0":
+        raise ConfigError(
+            "preset, family, levels and seeds are for the runs of the paper", do="Start plmsub_sweep paper"
+        )
     if jobs or (Path(out) / "jobs.csv").is_file():
         return read_jobs(jobs or Path(out) / "jobs.csv")
     raise ConfigError("no table of runs", do="Name one, or start plmsub_sweep paper")
@@ -254,6 +258,7 @@ def plmsub_sweep(
     jobs: str = "",  # table of runs (CSV), or paper; none: the table that the folder was given before
     out: str = "runs/sweep",  # folder for the runs and for runs.csv
     preset: str = "",  # for the paper's runs: plos_cath (default), paper_cath, or none: the settings of this package
+    family: str = "",  # for the paper's runs with other models than ESM-2: protbert, carp or dayhoff
     levels: str = "",  # for the paper's runs: some of residue,class,architecture,topology,superfamily,random
     seeds: str = "0",  # for the paper's runs: seeds, such as 0,1,2
     proteins: int = 512,  # test proteins to evaluate a run on, half of them suppressed if there are enough; 0: all
@@ -267,7 +272,7 @@ def plmsub_sweep(
 ):
     "Train and evaluate a table of runs, or what is missing of it"
     refuse_torchrun()
-    rows, everything = _jobs(jobs, out, preset, levels, seeds), source.read()
+    rows, everything = _jobs(jobs, out, preset, family, levels, seeds), source.read()
     table = estimate_cost(rows, everything, 33)
     if dry_run:
         return _dry_run(table, rows, everything, model)

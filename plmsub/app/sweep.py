@@ -40,7 +40,10 @@ from ..train import Run, State, TrainConfig, describe, fit, training_batches
 KINDS = {
     "trained": "a mask for the category",
     "shuffled": "the same for other superfamilies, drawn at random",
-    "released": "the release's objective and settings",
+    "released": "the release's objective and settings for ESM-2",
+    "protbert": "those for ProtBERT",
+    "carp": "those for CARP",
+    "dayhoff": "those for Dayhoff",
 }
 
 
@@ -126,6 +129,8 @@ def prepare(
 
 def _config_of(job: Job, category: Category, n_layers: int, n_train: int) -> TrainConfig:
     settings = dict(job.settings, seed=job.seed)
+    if job.kind in RELEASED:
+        return released_config(job.kind, n_layers, n_train, settings.pop("steps", None), **settings)
     if job.kind != "released":
         return TrainConfig(**settings)
     preset, steps = "paper_dssp" if category.unit == "residue" else "paper_cath", settings.pop("steps", None)
@@ -351,15 +356,16 @@ def submit(
 
 # %% ../../nbs/app/71_sweep.ipynb #7ff50887
 def paper_jobs(
-    preset: str | None = "plos_cath",  # 'plos_cath' or 'paper_cath'; `None`: the defaults of this package
+    preset: str | None = "plos_cath",  # or 'paper_cath', 'protbert', 'carp', 'dayhoff'; `None`: our defaults
     levels: Sequence[str] | None = None,  # some of the levels of `paper_runs`; `None`: all
     seeds: Sequence[int] = (0,),  # of the runs; a random set is drawn by the same seed
     **settings: Any,  # other settings of `TrainConfig`
-) -> list[Job]:  # for `estimate_cost` and `sweep`; categories of residues have the settings of 'paper_dssp'
+) -> list[Job]:  # for `estimate_cost` and `sweep`; for ESM-2, categories of residues have those of 'paper_dssp'
     "The runs of the paper as jobs"
     runs = paper_runs()
-    if preset not in (None, "paper_cath", "plos_cath"):
-        raise ConfigError("no such preset for all runs", text=preset, do="Choose paper_cath or plos_cath")
+    if preset not in (None, *RELEASED) or preset == "paper_dssp":
+        do = "Choose paper_cath, plos_cath, protbert, carp or dayhoff"
+        raise ConfigError("no such preset for all runs", text=preset, do=do)
     levels = [levels] if isinstance(levels, str) else levels or list(runs.level.unique())
     if unknown := set(levels) - set(runs.level):
         raise ConfigError("no such level", text=min(unknown), do=f"Choose among {', '.join(runs.level.unique())}")
@@ -372,6 +378,8 @@ def _paper_job(run: Any, preset: str | None, seed: int, settings: dict[str, Any]
     category = f"random:{run.size}:{seed}" if run.level == "random" else run.target
     if preset is None:
         return Job(category, seed=seed, settings=settings)
+    if preset in KINDS:
+        return Job(category, preset, seed, settings=settings)
     released = RELEASED["paper_dssp" if run.level == "residue" else preset]
     epoch = run.steps // (run.epoch + 1)  # steps
     own = dict(

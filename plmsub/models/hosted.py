@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ABSENT', 'LAYERS', 'SPELLED', 'CARP_TOKENS', 'Part', 'States', 'Family', 'Translation', 'HostedWeights',
-           'HostedCopies', 'HostedPlm', 'run_transformers', 'matrices_of', 'shared_tokens', 'transformers_family',
-           'carp_family']
+           'moved_module', 'HostedCopies', 'HostedPlm', 'run_transformers', 'matrices_of', 'shared_tokens',
+           'check_known', 'transformers_family', 'carp_family']
 
 # %% ../../nbs/models/23_hosted.ipynb #fdaeb5f5
 import hashlib
@@ -84,7 +84,8 @@ class Translation:
     def __init__(self, tokens: Mapping[str, int], causal: bool = False):  # as in `Family`
         needed = [*AMINO_ACIDS, *([] if causal else ["<mask>"])]
         if lacking := [t for t in needed if t not in tokens]:
-            raise ModelError("the model's vocabulary lacks tokens", text=", ".join(lacking))
+            do = "A protein language model has a token for each of the 20 amino acids; does this file belong to it?"
+            raise ModelError("the model's vocabulary lacks tokens", text=", ".join(lacking), do=do)
         alphabet, pad = esm_alphabet().all_toks, tokens.get("<pad>", 0)
         self.framed = "<cls>" in tokens  # does a sequence begin with a token of its own?
         self.ended = "<eos>" in tokens
@@ -180,8 +181,12 @@ def _sha256(family, parameters):
     return h.hexdigest()
 
 
-def _moved(module, device, dtype):
-    "A copy elsewhere; what turns positions into angles keeps at least single precision"
+def moved_module(
+    module: nn.Module,  # of a library
+    device: Any,  # where to; `None`: where it is
+    dtype: torch.dtype,  # precision of the weights
+) -> nn.Module:  # a copy; what turns positions into angles keeps at least single precision
+    "A module elsewhere or in another precision"
     module = deepcopy(module)
     angles = {n: b.clone() for n, b in module.named_buffers() if b.is_floating_point()}
     module.to(device, dtype)
@@ -216,7 +221,7 @@ class HostedCopies(HostedWeights):
         device, dtype = placed(self, device, dtype)
         if (device, dtype) == (self.device, self.dtype):
             return self
-        out = self._copy(_moved(self.module, device, dtype), self.name)
+        out = self._copy(moved_module(self.module, device, dtype), self.name)
         if dtype in (torch.float32, torch.float64):
             out._fingerprint = self._fingerprint
         return out
@@ -275,12 +280,13 @@ class HostedPlm(HostedCopies):
 
 # %% ../../nbs/models/23_hosted.ipynb #1751bf0a
 def _maps(plm, tokens, weights):
-    "(B,K,H,L,L) attention maps, zero to and from padding"
+    "(B,K,H,L,L) attention maps, zero to and from padding and what the model has no token for"
     maps = plm._states(tokens := as_tokens(tokens), weights, True).attention
     if not maps:
         raise ModelError(f"{plm.name} has no attention maps")
-    real = tokens.ne(PAD).to(plm.device)
-    return torch.stack(maps, 1) * (real[:, None, None, :, None] & real[:, None, None, None])
+    real, start = tokens.ne(PAD).to(plm.device), 1 - plm.translation.framed
+    stacked = F.pad(torch.stack(maps, 1), (start, 0, start, 0))
+    return stacked * (real[:, None, None, :, None] & real[:, None, None, None])
 
 # %% ../../nbs/models/23_hosted.ipynb #7c23dfe6
 @contextmanager
@@ -390,6 +396,16 @@ def shared_tokens(
     return letters | {t: i for t, i in special.items() if i is not None}
 
 # %% ../../nbs/models/23_hosted.ipynb #94ff4118
+def check_known(
+    kind: str,  # model type of transformers
+    file: Any = None,  # named in the message
+) -> None:
+    "ModelError for an architecture that is not among `LAYERS`"
+    if kind not in LAYERS:
+        do = f"Known are {', '.join(LAYERS)} and esm; the page 'Add a model' shows how to add one"
+        raise ModelError("plmsub does not know this architecture", file=file, text=kind, do=do)
+
+
 def transformers_family(
     module: nn.Module,  # a language model of transformers
     vocabulary: Mapping[str, int],  # token -> number
@@ -397,9 +413,7 @@ def transformers_family(
 ) -> Family:
     "What to know of a BERT, RoBERTa, ModernBERT, ESM C or Jamba"
     c, parameters = module.config, dict(module.named_parameters())
-    if (kind := c.model_type) not in LAYERS:
-        do = f"Known are {', '.join(LAYERS)} and ESM; the page 'Add a model' shows how to add one"
-        raise ModelError("plmsub does not know this architecture", text=kind, do=do)
+    check_known(kind := c.model_type)
     if kind == "jamba":
         module.set_experts_implementation("eager")  # the other ways know no double precision
     table = module.get_input_embeddings().weight

@@ -44,7 +44,7 @@ from plmsub.esm import (
     rotary_frequencies,
 )
 from ..io.data import fetch, local, read_manifest
-from .hosted import LAYERS, HostedPlm, carp_family, transformers_family
+from .hosted import LAYERS, HostedPlm, carp_family, check_known, moved_module, transformers_family
 from ..plm import EsmPlm, Plm, check_count, check_finite, check_weights
 
 # %% ../../nbs/models/24_weights.ipynb #52cb57a5
@@ -92,7 +92,8 @@ def read_plm(
     path = Path(path)
     meta, tensors = _read_tensors(path)
     if FORMAT not in meta:
-        raise ModelError(f"safetensors, but not a model of plmsub: its metadata lack {FORMAT!r}", file=path)
+        do = "Of a model of transformers, give the folder"
+        raise ModelError(f"safetensors, but not a model of plmsub: its metadata lack {FORMAT!r}", file=path, do=do)
     try:
         about = parse_json(meta[FORMAT])
         config, name = PlmConfig(**about["settings"]), about["name"]
@@ -471,13 +472,20 @@ def read_transformers(
     "A model from a folder of transformers"
     folder = Path(folder)
     if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            do = "Load it into its model with peft, and give that module"
+            raise ModelError("a folder with an adapter of peft, without the model", file=folder, do=do)
         raise ModelError("no model in this folder: it lacks config.json", file=folder)
     config, words = read_json(folder / "config.json"), folder / "vocab.txt"
-    if isinstance(config, dict) and config.get("model_type", "esm") != "esm":
+    if isinstance(config, dict) and not config.get("model_type"):
+        do = 'Add it, such as "model_type": "bert", or save the model again'
+        raise ModelError("the file does not say which architecture it is of", file=folder / "config.json", do=do)
+    if isinstance(config, dict) and config["model_type"] != "esm":
         return read_hosted(folder, vocabulary)
     _transformers_config(config, folder / "config.json")  # refuses another shape before weights are read
     if words.is_file() and words.read_bytes().decode("latin1").split() != esm_alphabet().all_toks:
-        raise ModelError("the vocabulary is not that of ESM", file=words)
+        do = "An ESM has fair-esm's 33 tokens in their order; put its own vocab.txt here, or none"
+        raise ModelError("the vocabulary is not that of ESM", file=words, do=do)
     files = weight_files(folder, bins=True)
     where = files[0] if len(files) == 1 else folder
     return _esm_plm(config, _read_state(files), where, folder.resolve().name)
@@ -531,6 +539,9 @@ def _transformers():
     return transformers
 
 
+_APART = "config.json and weights do not belong together: fetch or save them again"
+
+
 def _module_of(config, state, where):  # config: of transformers
     "transformers' language model with these weights, and whether it has its head"
     cls, logging = getattr(_transformers(), LAYERS[config.model_type][0]), _transformers().utils.logging
@@ -541,17 +552,18 @@ def _module_of(config, state, where):  # config: of transformers
         module, said = cls.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
     except Exception as e:  # what transformers raises for weights of another shape
         text = str(e).strip().split("\n")[0]
-        raise ModelError("transformers makes no model of these weights", file=where, text=text) from None
+        raise ModelError("transformers makes no model of these weights", where, text=text, do=_APART) from None
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
     body = f"{module.base_model_prefix}."
     if lost := [n for n in said["missing_keys"] if n.startswith(body)]:
-        raise ModelError("weights are missing", file=where, text=", ".join(sorted(lost)[:3]) + " …" * (len(lost) > 3))
+        text = ", ".join(sorted(lost)[:3]) + " …" * (len(lost) > 3)
+        raise ModelError("weights are missing", file=where, text=text, do=_APART)
     if others := sorted(said["unexpected_keys"]):
         if any(".layer" in n for n in others):
-            raise ModelError("unexpected weights", file=where, text=", ".join(others[:3]))
+            raise ModelError("unexpected weights", file=where, text=", ".join(others[:3]), do=_APART)
         note(
             f"{where}: left out what is no part of a language model: {', '.join(others[:3])}{' …' * (len(others) > 3)}"
         )
@@ -564,18 +576,17 @@ def read_hosted(
 ) -> HostedPlm:  # in the precision of the files
     "A model of an architecture that runs in transformers; without a head if the folder has none"
     about = read_json(folder / "config.json")
-    if (kind := about["model_type"]) not in LAYERS:
-        do = f"Known are {', '.join(LAYERS)} and esm; the page 'Add a model' shows how to add one"
-        raise ModelError("plmsub does not know this architecture", file=folder / "config.json", text=kind, do=do)
+    check_known(about["model_type"], folder / "config.json")
     try:
         config = _transformers().AutoConfig.for_model(**about)
     except (TypeError, ValueError, AttributeError) as e:
         raise ModelError("the configuration describes no model", folder / "config.json", text=str(e)[:200]) from None
     files = weight_files(folder, bins=True)
     state = _read_state(files)
-    check_finite(state, where := files[0] if len(files) == 1 else folder)
+    where = files[0] if len(files) == 1 else folder
     module, head = _module_of(config, state, where)
-    module.to(next(w.dtype for w in state.values() if w.is_floating_point()))
+    check_finite(state, where)
+    module = moved_module(module, None, next(w.dtype for w in state.values() if w.is_floating_point()))
     family = transformers_family(module, vocabulary or read_vocabulary(folder, config.vocab_size), head)
     return HostedPlm(module, family, folder.resolve().name)
 
@@ -593,6 +604,7 @@ def _carp_module(data, path):  # data: what the file holds
         do = "pip install 'plmsub[carp]'"
         raise ConfigError("CARP needs sequence-models, which is not installed", do=do) from None
     try:
+        check_finite(data["model_state_dict"], path)
         return load_carp(data)
     except (KeyError, TypeError, RuntimeError) as e:
         raise ModelError("not a CARP", file=path, text=str(e).split("\n")[0]) from None
@@ -611,8 +623,8 @@ def _of_fairesm(module, name):
     if isinstance(module, ESM2):
         shape = PlmConfig(module.num_layers, module.embed_dim, module.attention_heads, bool(module.token_dropout))
     else:
-        a, before = module.args, module.emb_layer_norm_before
-        shape = PlmConfig(a.layers, a.embed_dim, a.attention_heads, a.token_dropout, a.max_positions, before)
+        a, before = module.args, module.emb_layer_norm_before is not None
+        shape = PlmConfig(a.layers, a.embed_dim, a.attention_heads, bool(a.token_dropout), a.max_positions, before)
     return EsmPlm(shape, _from_library(_state_of(module), shape, "fairesm", name), name)
 
 # %% ../../nbs/models/24_weights.ipynb #6b3ade46
@@ -641,12 +653,15 @@ def plm_of_module(
     kind = getattr(config, "model_type", None)
     if kind == "esm":
         return _esm_plm(config.to_dict(), _state_of(module), name, name)
-    if kind not in LAYERS:
+    if kind is None:
         raise ModelError(f"a {type(module).__name__} does not name a model", text=name, do=_NAMES)
+    check_known(kind)
     if vocabulary is None:
         do = "Give vocabulary=tokenizer.get_vocab()"
         raise ModelError("a module does not say which token is which residue", text=name, do=do)
-    return HostedPlm(deepcopy(module), transformers_family(module, vocabulary), name)
+    check_finite(state := _state_of(module), name)
+    module, head = _module_of(config, state, name) if type(module).__name__ != LAYERS[kind][0] else (module, True)
+    return HostedPlm(deepcopy(module), transformers_family(module, vocabulary, head), name)
 
 # %% ../../nbs/models/24_weights.ipynb #efad00b8
 SHIPPED_MODELS = ("toy", "mini")  # safetensors in the package
@@ -690,7 +705,7 @@ def _hub_folder(id, revision, here):
     except Exception as e:  # of the network, of the hub, or of a cache that lacks it
         if here:
             return None
-        do = "Check the name and the connection; what is in huggingface_hub's cache is found without one"
+        do = "There is no such folder here, either; what is in huggingface_hub's cache is found without a connection"
         raise ModelError("the hub does not give this model", text=f"{id}: {str(e).split(chr(10))[0]}", do=do) from None
 
 

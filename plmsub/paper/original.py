@@ -21,7 +21,7 @@ from ..base.errors import ConfigError
 from ..base.seeds import generator, numpy_rng
 from ..batches import Batch, corrupt, esm_alphabet, make_batch
 from ..categories import Category
-from ..masks import HardMask, keep_probability
+from ..masks import ATTENTION, HardMask, keep_probability
 from ..proteins import Domain, Protein
 from ..splits import Split
 from ..train import TrainConfig
@@ -46,46 +46,65 @@ class Preset:
     threshold: float  # tau
     epochs: int  # length of the learning rate schedule
     every_layer: bool = False  # mask all layers, not `released_layers`
+    keep: float = 0.96  # first probability of a weight to be kept
+    temperature_end: float = 0.01  # T at the end
+    batch: tuple[int, int, int] = (16, 4, 4)  # proteins in a batch, of these suppressed, batches in a step
+    projections: tuple[str, ...] = ATTENTION  # what is masked
+    sparsity_epochs: tuple[int, int] | None = None  # until its term sets in, and then until its weight is 1; None: none
+
+    @property
+    def step(self) -> int:
+        "Proteins in a step"
+        return self.batch[0] * self.batch[2]
 
 
+_MAMBA = ("in", "x", "dt", "out")  # projections of a Mamba layer
 RELEASED = {
     "paper_cath": Preset(10.0, 7.0, 1.0, 3.2, 0.40, 1000),
     "paper_dssp": Preset(50.0, 100.0, 1.2, 3.3, 0.38, 800),
     "plos_cath": Preset(10.0, 7.0, 1.0, 3.0, 0.40, 1000, every_layer=True),
+    "protbert": Preset(10.0, 9.0, 1.0, 1.0, 0.43, 100, True, 0.998, 0.1, (16, 4, 2)),
+    "carp": Preset(10.0, 9.0, 1.0, 1.0, 0.40, 100, True, 0.995, 0.1, projections=("up", "kernel", "down")),
+    "dayhoff": Preset(4.0, 4.0, 4.0, 1.0, 0.40, 200, True, 0.99, 0.1, (64, 16, 4), ATTENTION + _MAMBA, (65, 15)),
 }
 TEMPERATURE_EPOCHS = 300  # length of the temperature schedule, whatever the number of epochs
 
 # %% ../../nbs/paper/61_original.ipynb #17a5419e
-_EVERY_RUN: dict[str, Any] = dict(batch_size=16, accumulate=4, suppressed=4, reading="sampled", keep=0.96)
-_EVERY_RUN |= dict(temperature_end=0.01, kl_inputs="clean", double_softmax=True)
+_EVERY_RUN: dict[str, Any] = dict(reading="sampled", kl_inputs="clean", double_softmax=True)
 _EVERY_RUN |= dict(learning_rate=0.1, warm_up=1 / 125, start_div=1.0)
 
 
+def _own_settings(p, epoch):  # p: a preset; epoch: optimizer steps
+    "What `TrainConfig` is told of a preset, apart from the layers"
+    own = dict(suppress_weight=p.suppress, maintain_weight=p.maintain, mlm_weight=p.mlm, keep=p.keep)
+    own |= dict(temperature_start=p.temperature, temperature_end=p.temperature_end, threshold=p.threshold)
+    own |= dict(learning_rate_steps=p.epochs * epoch, temperature_steps=TEMPERATURE_EPOCHS * epoch)
+    own |= dict(zip(("batch_size", "suppressed", "accumulate"), p.batch), projections=p.projections)
+    if p.sparsity_epochs:
+        hold, ramp = p.sparsity_epochs
+        own |= dict(sparsity_weight=1.0, sparsity_hold=hold * epoch, sparsity_ramp=ramp * epoch)
+    return own
+
+
 def released_config(
-    preset: str,  # 'paper_cath' or 'plos_cath' (categories of proteins), or 'paper_dssp' (categories of residues)
+    preset: str,  # of ESM-2 'paper_cath' or 'plos_cath' (proteins), 'paper_dssp' (residues); or another of `RELEASED`
     n_layers: int,  # K of the model
     n_train: int,  # proteins of the training part
-    steps: int,  # optimizer steps to take, of 64 proteins each
+    steps: int | None,  # optimizer steps to take, of 64 proteins each for ESM-2; `None`: the whole schedule
     **changes,  # other settings of `TrainConfig`, such as seed or valid_every
 ) -> TrainConfig:
     "The release's objective and settings"
     if preset not in RELEASED:
         raise ConfigError("no such preset", text=preset, do="Choose " + " or ".join(RELEASED))
-    if n_train < 64:
-        raise ConfigError("a step of the release takes 64 proteins", text=str(n_train))
-    p, epoch = RELEASED[preset], n_train // 64
+    p = RELEASED[preset]
+    if n_train < p.step:
+        raise ConfigError(f"a step of the release takes {p.step} proteins", text=str(n_train))
+    epoch = n_train // p.step
     own = dict(
-        steps=steps,
+        steps=steps or p.epochs * epoch,
         layers=list(range(n_layers)) if p.every_layer else released_layers(n_layers),
-        temperature_start=p.temperature,
-        threshold=p.threshold,
-        suppress_weight=p.suppress,
-        maintain_weight=p.maintain,
-        mlm_weight=p.mlm,
-        learning_rate_steps=p.epochs * epoch,
-        temperature_steps=TEMPERATURE_EPOCHS * epoch,
     )
-    return TrainConfig(**_EVERY_RUN | own | changes)
+    return TrainConfig(**_EVERY_RUN | own | _own_settings(p, epoch) | changes)
 
 # %% ../../nbs/paper/61_original.ipynb #4d7a09e9
 def released_mask(
