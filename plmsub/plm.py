@@ -225,7 +225,7 @@ class FrozenWeights(Plm):
     n_parameters = property(lambda self: sum(w.numel() for n, w in self.blocks.items() if n != "rotary"))
 
     @property
-    def fingerprint(self) -> str:  # 64 hex digits
+    def fingerprint(self) -> str:  # type: ignore[override]  # 64 hex digits
         "sha256 of shape and weights, computed once"
         self._fingerprint = self._fingerprint or _sha256(self.config, self.all_weights)
         return self._fingerprint

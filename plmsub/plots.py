@@ -21,7 +21,7 @@ from .anatomy import zeros_of
 from .base.errors import DataError
 from .categories import Category
 from .comparison import by_model, compare, groups_of
-from .masks import ATTENTION, FEED_FORWARD, HardMask
+from .masks import HardMask, in_order
 from .tasks.language_model import METRIC
 
 # %% ../nbs/60_plots.ipynb #c2049be5
@@ -235,7 +235,7 @@ def plot_zeros(
     "Fraction of zeros in every masked matrix"
     zeros = zeros_of(mask)
     grid = 100 * zeros.pivot(index="layer", columns="projection", values="sparsity").sort_index(ascending=False)
-    grid = grid[[p for p in ATTENTION + FEED_FORWARD if p in grid]]  # as data pass through a layer
+    grid = grid[in_order(grid)]  # as data pass through a layer
     size = (min(6, 2.2 + 0.85 * grid.shape[1]), max(2.4, 1.1 + 0.3 * len(grid)))
     ax = ax or plt.subplots(figsize=size, layout="constrained")[1]
     sns.heatmap(

@@ -28,7 +28,7 @@ from ..base.files import package_file, progress, read_json, whole_file
 from ..base.runs import read_log
 from ..categories import Category, cath_category
 from ..comparison import by_model, compare, groups_of, readable, verdict
-from ..masks import ATTENTION, FEED_FORWARD, HardMask, MaskLayout
+from ..masks import HardMask, MaskLayout, in_order
 from ..models.weights import load_plm
 from ..plots import MAINTAINED, SUPPRESSED
 from ..proteins import CLASSES
@@ -127,7 +127,7 @@ def mask_data(
         width = -(-len(of_rows) // ROWS)
         widths.append(width)
         rows.append(np.array([part.mean() for part in np.split(of_rows, range(width, len(of_rows), width))]))
-        attention = n_heads and not name.endswith(FEED_FORWARD)
+        attention = n_heads and ".attention." in name
         of_heads = zeros_of(HardMask({name: m}), "head", n_heads).sparsity if attention else []
         heads.append(np.asarray(of_heads, float))
     return dict(cells=cells, rows=fractions(rows) | dict(width=widths), heads=fractions(heads) if n_heads else None)
@@ -271,8 +271,8 @@ def zeros_charts() -> dict[str, Any]:  # name -> chart of Altair: zeros by matri
     layer, projection = (alt.param(name=f"{k}_chosen", value="") for k in ("layer", "projection"))
     bare: dict[str, Any] = dict(domain=False, ticks=False)
     chosen = "datum.layer == layer_chosen && datum.projection == projection_chosen"
-    order, percent = list(ATTENTION + FEED_FORWARD), alt.Axis(title="zeros (%)", tickCount=4, grid=True)
-    x = alt.X("projection:N", sort=order, title=None, axis=alt.Axis(labelAngle=0, orient="top", **bare))
+    percent = alt.Axis(title="zeros (%)", tickCount=4, grid=True)
+    x = alt.X("projection:N", sort=None, title=None, axis=alt.Axis(labelAngle=0, orient="top", **bare))
     grid = alt.Chart(alt.NamedData("zeros")).encode(x, alt.Y("layer:O", sort="descending", axis=alt.Axis(**bare)))
     color = alt.Color("zeros:Q", scale=alt.Scale(scheme="orangered", domainMin=0), title="zeros (%)")
     tips = ["layer:O", "projection:N", alt.Tooltip("zeros:Q", format=".2f", title="zeros (%)")]
@@ -391,7 +391,7 @@ def page_data(
             if (name := name_of(code, names))
         },
         classes=CLASSES,
-        projections=ATTENTION + FEED_FORWARD,
+        projections=in_order(cell[1] for run in shown for cell in run["cells"]),
         overlaps={f"{i} {j}": overlap_of(runs[i], runs[j], n_heads) for i, j in pairs},
         charts={name: chart.to_dict() for name, chart in charts().items()},
     )

@@ -9,7 +9,7 @@ __all__ = ['masked_plm', 'mask_sha256', 'export_fairesm', 'transformers_config',
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -95,7 +95,7 @@ def export_fairesm(
     with temporary_beside(path) as new:
         for part in parts if path.exists() or not _is_card(parts[0]) else ():
             _refuse_existing(part)
-        written = masked_plm(model, path.stem, dtype)
+        written = cast(EsmPlm, masked_plm(model, path.stem, dtype))
         write_json(new / parts[0].name, _card(model, written, about))
         save_fairesm(written, new / path.name)
         for part in parts:
@@ -147,7 +147,7 @@ def transformers_config(
 
 # %% ../../nbs/models/34_export.ipynb #a5e5d243
 def transformers_state(
-    plm: Plm,  # the model
+    plm: EsmPlm,  # the model
 ) -> dict[str, Tensor]:  # what `model.safetensors` holds; no two tensors share memory
     "Weights under transformers' names; what it ties is left out, and a contact head of nan stands for none"
     state = library_state(with_contacts(plm), plm.config, "transformers")

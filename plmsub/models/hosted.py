@@ -164,7 +164,7 @@ class HostedWeights(Plm):
     n_parameters = property(lambda self: sum(p.numel() for p in self.parameters.values()))
 
     @property
-    def fingerprint(self) -> str:  # 64 hex digits
+    def fingerprint(self) -> str:  # type: ignore[override]  # 64 hex digits
         "sha256 of architecture, vocabulary and weights, computed once"
         self._fingerprint = self._fingerprint or _sha256(self.family, self.parameters)
         return self._fingerprint
@@ -407,14 +407,16 @@ def check_known(
 
 
 def transformers_family(
-    module: nn.Module,  # a language model of transformers
+    module: Any,  # a language model of transformers
     vocabulary: Mapping[str, int],  # token -> number
     head: bool = True,  # False: what stands for its head was never trained, and gives no logits
 ) -> Family:
     "What to know of a BERT, RoBERTa, ModernBERT, ESM C or Jamba"
     c, parameters = module.config, dict(module.named_parameters())
     check_known(kind := c.model_type)
+    more: dict[str, Any] = {}
     if kind == "jamba":
+        more = dict(use_cache=False)
         module.set_experts_implementation("eager")  # the other ways know no double precision
     table = module.get_input_embeddings().weight
     limits = {"bert": 2, "roberta": 3 + (getattr(c, "pad_token_id", None) or 0)}  # positions that no residue has
@@ -426,7 +428,7 @@ def transformers_family(
         dim=c.hidden_size,
         n_heads=c.num_attention_heads,
         embedding=next(n for n, p in parameters.items() if p is table),
-        run=partial(run_transformers, head=head, **({"use_cache": False} if kind == "jamba" else {})),
+        run=partial(run_transformers, head=head, **more),
         causal=kind == "jamba",
         max_residues=c.max_position_embeddings - limits[kind] if kind in limits else None,
         vocabulary=vocabulary,
@@ -445,7 +447,7 @@ def _run_carp(module, tokens, real, attention):
 
 
 def carp_family(
-    module: nn.Module,  # `CARP` of sequence_models.pretrained
+    module: Any,  # `CARP` of sequence_models.pretrained
 ) -> Family:
     "What to know of a CARP"
     parameters, tokens = dict(module.named_parameters()), {t: i for i, t in enumerate(CARP_TOKENS)}

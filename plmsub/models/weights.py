@@ -52,7 +52,7 @@ FORMAT = "plmsub plm 1"  # the one key of the metadata, so that the same model a
 
 
 def save_plm(
-    plm: Plm,  # the model
+    plm: EsmPlm,  # the model
     path: str | Path,  # of the `.safetensors` file
     dtype: torch.dtype
     | None = None,  # precision of the stored weights; None: the model's; rotary frequencies keep single precision
@@ -87,7 +87,7 @@ def _read_tensors(path):
 # %% ../../nbs/models/24_weights.ipynb #cb2c9451
 def read_plm(
     path: str | Path,  # `.safetensors` file
-) -> Plm:  # in the precision of the file
+) -> EsmPlm:  # in the precision of the file
     "A model that `save_plm` wrote; ModelError for anything else"
     path = Path(path)
     meta, tensors = _read_tensors(path)
@@ -136,7 +136,7 @@ def contact_file(path: Path) -> Path:
 
 
 def with_contacts(
-    plm: Plm,  # the model
+    plm: EsmPlm,  # the model
 ) -> dict[str, Tensor]:  # canonical name -> tensor
     "All weights, with a contact head of nan for a model that has none"
     none = {n: torch.full(s, torch.nan) for n, s in contact_shapes(plm.config).items()}
@@ -144,7 +144,7 @@ def with_contacts(
 
 # %% ../../nbs/models/24_weights.ipynb #2f8891ad
 def save_fairesm(
-    plm: Plm,  # the model
+    plm: EsmPlm,  # the model
     path: str | Path,  # the `.pt` file; fair-esm takes it for an ESM-2 if and only if its name starts with `esm2`
 ) -> Path:  # the file
     "Write a model as fair-esm does, with its contact head in NAME-contact-regression.pt beside it"
@@ -341,7 +341,7 @@ def _read_head(path, config):
 def read_fairesm(
     path: str | Path,  # `.pt` file in fair-esm's layout
     contacts: str | Path | None = None,  # file of the contact head; `None`: the one beside the model, if there is one
-) -> Plm:  # in the precision of the file
+) -> EsmPlm:  # in the precision of the file
     "A model from fair-esm's layout; without a contact head, all but contacts can be asked of it"
     path = Path(path)
     data = load_pickle(path)
@@ -651,7 +651,7 @@ def plm_of_module(
     if type(module).__name__ == "CARP":
         return HostedPlm(deepcopy(module), carp_family(module), name)
     kind = getattr(config, "model_type", None)
-    if kind == "esm":
+    if config is not None and kind == "esm":
         return _esm_plm(config.to_dict(), _state_of(module), name, name)
     if kind is None:
         raise ModelError(f"a {type(module).__name__} does not name a model", text=name, do=_NAMES)

@@ -303,7 +303,8 @@ def checkpoint_models(
     folder: Path | str,  # of a run of `pretrain`, finished or not
 ) -> list[tuple[str, Plm]]:  # 'step 120' and so on, on the CPU, the finished model last
     "The models that a run has kept"
-    folder, models = Path(folder), []
+    folder = Path(folder)
+    models: list[tuple[str, Plm]] = []
     try:
         config = PretrainConfig(**read_json(folder / "config.json")["config"])
     except (KeyError, TypeError):

@@ -14,7 +14,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -226,7 +226,7 @@ def tunable_module(
         from transformers import EsmConfig, EsmModel
     except ImportError:
         raise ConfigError("transformers is not installed", do=_install) from None
-    plm = masked_plm(model, model.name, torch.float32)
+    plm = cast(EsmPlm, masked_plm(model, model.name, torch.float32))
     module = EsmModel(EsmConfig(**transformers_config(plm.config, plm.dtype)), add_pooling_layer=False)
     state = {k.removeprefix("esm."): w for k, w in transformers_state(plm).items()}
     if lost := module.load_state_dict(state, strict=False).missing_keys:
@@ -241,7 +241,7 @@ def tunable_module(
 # %% ../../nbs/tasks/57_transfer.ipynb #6d1af9e2
 def masked_parameters(
     module: nn.Module,  # from `tunable_module`
-    model: Plm | Subnetwork,  # that it was made of
+    model: EsmPlm | Subnetwork,  # that it was made of
 ) -> list[tuple[nn.Parameter, Tensor]]:  # mask: 1 for weights that are kept
     "Each matrix of the module that a mask covers, with its mask"
     names, parameters = library_names(model.config, "transformers"), {}
