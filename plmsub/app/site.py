@@ -32,12 +32,13 @@ def _table(rows: list[Row]) -> str:
     heads = ["", "type", "default", ""]
     cells = [
         [
-            f"`{r.name}`" if r.name else "*returns*",
+            f"`` {r.name} ``" if r.name else "*returns*",  # so that nbdev takes no parameter for a function of its name
             _escaped(r.kind.replace(" | ", " or ")),
             f"`{r.default}`" if r.default else "",
             _escaped(r.about),
         ]
         for r in rows
+        if r.name != "_"
     ]
     used = [k for k in range(4) if k == 0 or any(row[k] for row in cells)]
     lines = [[heads[k] for k in used], ["---" for _ in used], *([row[k] for k in used] for row in cells)]
@@ -47,7 +48,9 @@ def _table(rows: list[Row]) -> str:
 def _call(name: str, rows: list[Row], typed: bool = False) -> str:
     "How a function is called, with its defaults; typed: with its types, too"
     kinds = [f": {r.kind}" if typed and r.kind else "" for r in rows]
-    given = ", ".join(f"{r.name}{k}" + f"={r.default}" * bool(r.default) for r, k in zip(rows, kinds) if r.name)
+    given = ", ".join(
+        f"{r.name}{k}" + f"={r.default}" * bool(r.default) for r, k in zip(rows, kinds) if r.name not in ("", "_")
+    )
     returned = [f" -> {r.kind}" for r in rows if not r.name and typed]
     return fill(f"{name}({given}){''.join(returned)}", 96, subsequent_indent="    ", break_long_words=False)
 
