@@ -136,6 +136,12 @@ def lost_fields(page):
     ]
 
 
+def with_jquery(page):
+    "Outputs for which Quarto would load jQuery and require.js, without need"
+    outputs = ["".join(o.get("data", {}).get("text/html", "")) for c in page for o in c.get("outputs", [])]
+    return [html[:60] for html in outputs if html and "<script" not in html]
+
+
 def pictures(page):
     "Cells with a picture: (has alt text, has a caption)"
     with_picture = [c for c in page if any("image/png" in o.get("data", {}) for o in c.get("outputs", []))]
@@ -196,12 +202,16 @@ def main(flags):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = prepared(folder, flags.pages)
+        copies = folder / "_proc" / "notebooks"
+        downloads = {f.relative_to(copies).with_suffix(".ipynb") for f in copies.rglob("*.json")}
         changed = (folder / "README.md").read_bytes() != (ROOT / "README.md").read_bytes()
         pages = {f.relative_to(folder / "_proc"): json.loads(f.read_text())["cells"] for f in files}
         sources = {p: json.loads((folder / "nbs" / p).read_text())["cells"] for p in pages}
     wrong = [f"{p}: lost: {' '.join(lost)}" for p in pages if (lost := lost_words(sources[p], pages[p]))]
     wrong += [f"{p}: a raw link: {line}" for p, page in pages.items() for line in raw_links(page)]
     wrong += [f"{p}: a link in a link: {link}" for p, page in pages.items() for link in nested_links(page)]
+    wrong += [f"{p}: HTML as an output: {html}" for p, page in pages.items() for html in with_jquery(page)]
+    wrong += [f"{p}: its notebook cannot be downloaded" for p in pages if p not in downloads]
     wrong += [f"{p}: a lost field: {field}" for p, page in pages.items() for field in lost_fields(page)]
     wrong += [f"a type that is not there: {name}" for name in unknown_types()]
     wrong += [f"{field} has no comment" for field in bare_fields()]
