@@ -85,5 +85,7 @@ def show_table(
     table = table.to_frame() if isinstance(table, pd.Series) else table
     if any(table.index.names) or not pd.api.types.is_integer_dtype(table.index):
         table = table.reset_index(names=[n or " " * k for k, n in enumerate(table.index.names)])  # heads differ
-    table = table.set_axis([", ".join(filter(None, map(str, c))) if isinstance(c, tuple) else str(c) for c in table], axis=1)
+    table = table.set_axis(
+        [", ".join(filter(None, map(str, c))) if isinstance(c, tuple) else str(c) for c in table], axis=1
+    )
     return Shown(_as_text(table.reset_index(drop=True), digits).rename(columns=dict(heads or {})))
