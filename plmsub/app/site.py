@@ -82,7 +82,7 @@ def _methods(cls: type) -> list[tuple[str, str]]:  # call, and what it does
     return methods
 
 # %% ../../nbs/app/77_site.ipynb #290d8676
-LONG_TABLE, LONG_CODE = 4, 8  # rows of a table of parameters, and lines of an example, beyond which it is folded
+LONG_TABLE, LONG_CODE = 3, 6  # rows of a table of parameters, and lines of an example, beyond which it is folded
 
 
 def _parameters(rows: list[Row], fold: bool) -> str:
