@@ -83,9 +83,9 @@ class Objective:
     maintain_weight: float = 15.0  # weight of the KL to the teacher on maintained residues (paper: 7)
     mlm_weight: float = 1.0  # weight of the masked language modeling loss on maintained residues (paper: 1)
     sparsity_weight: float = 0.0  # weight of the mean probability that a weight is kept (paper: 0)
-    uniform_over: str = "vocabulary"  # what the KL to uniform is over: 'vocabulary' (paper) or 'amino acids'
-    kl_inputs: str = "masked"  # inputs that the KL terms see: 'clean' (paper), 'masked' or 'both'
-    double_softmax: bool = False  # compare softmaxed probabilities in the KL terms, as the release does
+    uniform_over: str = "vocabulary"  # of the KL to uniform: 'vocabulary' or 'amino acids' (paper: vocabulary)
+    kl_inputs: str = "masked"  # inputs that the KL terms see: 'clean', 'masked' or 'both' (paper: clean)
+    double_softmax: bool = False  # compare softmaxed probabilities in the KL terms, as the release does (paper: True)
 
     def __post_init__(self):
         weights = {f"{term}_weight": at_least(0) for term in ("suppress", "maintain", "mlm", "sparsity")}

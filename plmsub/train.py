@@ -81,9 +81,9 @@ class TrainConfig(Objective):
     accumulate: int = 1  # batches in a step, one after the other, so that memory holds one of them (paper: 4)
     suppressed: int = 4  # of these, suppressed ones; only for categories of whole proteins (paper: 4)
     layers: float | str | Iterable[int] = 1.0  # masked: fraction from the top, range '2-5', or list (paper: .8)
-    projections: Iterable[str] = ATTENTION  # masked matrices: query, key, value, output (paper: these four), up, down
+    projections: Iterable[str] = ATTENTION  # masked matrices: query, key, value, output, up, down (paper: first four)
     granularity: str = "weight"  # what a logit stands for: 'weight', 'neuron' or 'head' (paper: weight)
-    reading: str = "soft"  # of the mask in training: 'soft', 'hard' or 'sampled' (paper)
+    reading: str = "soft"  # of the mask in training: 'soft', 'hard' or 'sampled' (paper: sampled)
     keep: float = 0.9  # probability to keep at the start (paper: .96)
     temperature_start: float = 1.0  # T of the mask at the first step (paper: 3.2)
     temperature_end: float = 0.1  # T at the last step (paper: .01)

@@ -75,6 +75,10 @@ def _comments(source: str) -> dict[int, str]:  # line from 1 -> text
 def _text(node: ast.AST | None) -> str:
     return "" if node is None else ast.unparse(node)
 
+
+def _type_of(node: ast.AST | None) -> str:  # of a class that is defined later, in quotes: without them
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else _text(node)
+
 # %% ../../nbs/app/72_command.ipynb #068685e4
 def _arguments(given: ast.arguments) -> Iterator[tuple[str, ast.arg, ast.expr | None]]:
     "Name, argument and default of everything that a function takes"
@@ -96,12 +100,12 @@ def _of_function(function: Callable) -> list[Row]:
     lines = {(default or arg).end_lineno: name for name, arg, default in _arguments(tree.args)}  # the last in a line
     about = {name: comments.get(line or 0, "") for line, name in lines.items() if line != returned}
     rows = [
-        Row(name, _text(arg.annotation), _text(default), about.get(name, ""))
+        Row(name, _type_of(arg.annotation), _text(default), about.get(name, ""))
         for name, arg, default in _arguments(tree.args)
         if name not in ("self", "cls")
     ]
-    nothing = _text(tree.returns) in ("", "None")
-    return rows if nothing else [*rows, Row("", _text(tree.returns), "", comments.get(returned, ""))]
+    nothing = _type_of(tree.returns) in ("", "None")
+    return rows if nothing else [*rows, Row("", _type_of(tree.returns), "", comments.get(returned, ""))]
 
 # %% ../../nbs/app/72_command.ipynb #38867001
 def _of_fields(cls: type) -> list[Row]:
@@ -117,7 +121,7 @@ def _of_fields(cls: type) -> list[Row]:
         for node in tree.body if isinstance(tree, ast.ClassDef) else ():
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 about, default = comments.get(node.end_lineno or 0, ""), _text(node.value)
-                rows[node.target.id] = Row(node.target.id, _text(node.annotation), default, about)
+                rows[node.target.id] = Row(node.target.id, _type_of(node.annotation), default, about)
     return list(rows.values())
 
 

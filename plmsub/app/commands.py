@@ -349,7 +349,7 @@ def _list_releases(folder: str | None) -> None:
         for r in rows.itertuples():
             size = "" if pd.isna(r.bytes) else f"{r.bytes:,} B"
             print(f"  {r.name:39} {size:>11} {dict(yes='here', no='').get(r.here, r.here):12} {r.about}")
-    print(f"\nThey go to {folder or data_dir()}.")
+    print(f"\nThey go to {folder or data_dir()}.\nNext: plmsub_data cath-list cath-s20")
 
 # %% ../../nbs/app/76_commands.ipynb #030b7cb4
 @command(
@@ -371,6 +371,7 @@ def plmsub_categories(
     for name, rows in table.groupby("kind", sort=False):
         shown = rows.head(most or len(rows)).drop(columns="kind").dropna(axis=1, how="all")
         print(f"{name} ({len(shown)} of {len(rows)})\n{shown.to_string(index=False)}\n")
+    print("Next: plmsub_train --category CATEGORY --out FOLDER, with the flags of your data")
     return table
 
 # %% ../../nbs/app/76_commands.ipynb #7efac8f2
@@ -426,6 +427,7 @@ def plmsub_domain(
     print(f"{'list':20} {'toy' if path == str(package_file('toy.clf')) else path}")
     for field, value in record.items():
         print(f"{field:20} {'not known' if value is None else value}")
+    print(f"Next: plmsub_train --category {rows[id].code} --out runs/{rows[id].code}, with the flags of your data")
     return record
 
 # %% ../../nbs/app/76_commands.ipynb #261d803c
@@ -484,7 +486,7 @@ def plmsub_export(
         raise ConfigError("name FILE.pt, or a folder", text=out)
     about: dict[str, Any] = dict(category=trained.category.name, seed=trained.config.seed, kept=kept)
     written = (export_fairesm if target.suffix == ".pt" else export_transformers)(subnetwork, target, **about)
-    print(written)
+    print(written, f"Next: plmsub_embed FASTA FOLDER --plm {written}", sep="\n")
     return written
 
 # %% ../../nbs/app/76_commands.ipynb #014be417
@@ -540,6 +542,8 @@ def plmsub_fold(
     print(means.round(3).to_string())
     if len(failed := table[table.error.notna()]):
         print(f"{len(failed)} not folded, the first: {failed.id.iloc[0]} ({failed.error.iloc[0]})")
+    place = Path(out or Path(run) / "folded") / "subnetwork" if run else out or "runs/fold"
+    print(f"Next: plmsub_tm {place} NATIVES --out scores.csv")
     return table
 
 # %% ../../nbs/app/76_commands.ipynb #6ec7d11f
@@ -704,6 +708,8 @@ def plmsub_probe(
     if out:
         write_table(rows, out)
     print(_shown(task, rows, trained and trained.category).to_string())
+    if run:
+        print(f"Next: plmsub_fold --run {run}")
     return rows
 
 # %% ../../nbs/app/76_commands.ipynb #2957f060
@@ -735,6 +741,7 @@ def plmsub_embed(
     tell_skipped(skipped or [])
     embeddings = embed_proteins(asked, proteins, out, layers, _names(include), batch_tokens, half, window, overlap)
     print(f"{len(embeddings):,} proteins in {out}: layers {repr_layers}, {include}")
+    print(f"Next, in Python: Embeddings({str(out)!r}) of plmsub.models.embed reads them")
     return embeddings
 
 # %% ../../nbs/app/76_commands.ipynb #35a1495f
@@ -855,6 +862,7 @@ def plmsub_pretrain(
     rest, held_out = (corpus, [s for _, s in read_fasta(valid)]) if valid else _held_out(corpus, valid_share)
     plm = pretrain(rest, config, out, valid=held_out, device=device)
     print(f"{plm}\n{save_plm(plm.to(dtype='float16'), Path(out) / f'{config.name}.safetensors')} (half precision)")
+    print(f"Next: plmsub_train --plm {Path(out) / f'{config.name}.safetensors'} --category 1.10 --out runs/1.10")
     return plm
 
 # %% ../../nbs/app/76_commands.ipynb #d8f0cc24
