@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DataFlags', 'skipped_table', 'tell_skipped', 'FileFlags', 'ModelFlags', 'RunModelFlags', 'RunDataFlags', 'SplitFlags',
            'category_and_parts', 'category_counts', 'recorded', 'command_of', 'data_of', 'run_of', 'parts_of',
-           'read_again', 'drawn']
+           'read_again', 'proteins_of', 'drawn']
 
 # %% ../../nbs/app/73_flags.ipynb #f9cc69ff
 from collections import defaultdict
@@ -27,7 +27,7 @@ from ..io.labels import SEPARATORS, read_labels
 from ..models.weights import load_plm
 from ..plm import Plm
 from ..proteins import LEVELS, STATES, Protein, fingerprint, node, of_length, states_of
-from ..splits import PARTS, Split, read_split, split
+from ..splits import PARTS, Split, given_split, read_split
 from ..train import Run, load_run, sample_proteins
 
 # %% ../../nbs/app/73_flags.ipynb #a0820681
@@ -199,14 +199,16 @@ class SplitFlags:
     split_by: str = "superfamily"  # what parts do not share: class, ..., superfamily, domain, or a label
     suppressed_by: str = ""  # the same for suppressed proteins, if it differs (domain, if a superfamily is suppressed)
     split_seed: int = 0  # another seed, another split
+    split: str = ""  # shares such as 70/20/10, or lists of ids: .json (train_val_split.json), folder of .txt, or table
 
     def __post_init__(self):
         check_fields(self)
 
-    def split(self, proteins: list[Protein], category: Category) -> Split:
+    def of(self, proteins: list[Protein], category: Category) -> Split:
         "Train, valid and test, with both sides of the category in each"
         own = self.suppressed_by or None
-        return split(proteins, by=self.split_by, seed=self.split_seed, category=category, suppressed_by=own)
+        how = dict(by=self.split_by, seed=self.split_seed, suppressed_by=own)
+        return given_split(self.split, proteins, category, **how)
 
 # %% ../../nbs/app/73_flags.ipynb #940c7fba
 def _labeled(proteins: list[Any], category: Category) -> list[Any]:
@@ -245,7 +247,7 @@ def category_and_parts(
     suppressed = parse_category(category, proteins)
     proteins = _labeled(proteins, suppressed)
     suppressed.check(proteins)
-    return suppressed, splitting.split(proteins, suppressed)
+    return suppressed, splitting.of(proteins, suppressed)
 
 # %% ../../nbs/app/73_flags.ipynb #5046d7cf
 def category_counts(
@@ -282,7 +284,9 @@ def recorded(
     **flags: Any,  # by name
 ) -> dict[str, Any]:  # for a run's config.json
     "Flags with full paths in place of those of files that exist"
-    files = {k: Path(v) for k, v in flags.items() if k in ("plm", "domains", "fasta", "dssp") and v and v != "toy"}
+    files = {
+        k: Path(v) for k, v in flags.items() if k in ("plm", "domains", "fasta", "dssp", "split") and v and v != "toy"
+    }
     return flags | {k: str(path.resolve()) for k, path in files.items() if path.exists()}
 
 # %% ../../nbs/app/73_flags.ipynb #5634f575
@@ -324,13 +328,13 @@ def run_of(
 # %% ../../nbs/app/73_flags.ipynb #9c2b3b59
 def parts_of(
     run: str | Path,  # folder
-    part: str = "test",  # that is asked for
+    part: str = "test",  # that is asked for; all: every one
     proteins: list[Protein] | None = None,  # if they have been read already
     moved: Mapping[str, Any] = {},  # flags that take the place of those of the command
 ) -> Split:  # raises `DataError` for proteins that have changed since
     "The split of a run, with the proteins that the flags of its command name"
-    if part not in PARTS:
-        raise ConfigError("no such part of the split", text=part, do="Choose test, valid or train")
+    if part not in (*PARTS, "all"):
+        raise ConfigError("no such part of the split", text=part, do="Choose test, valid, train or all")
     record, config = {**command_of(run), **moved}, read_json(Path(run) / "config.json")
     parts = read_split(Path(run) / "split.json", proteins or read_again(data_of(record)))
     changed = [name for name, known in config["data"].items() if not _is_known(getattr(parts, name), known)]
@@ -354,6 +358,14 @@ def read_again(data: DataFlags) -> list[Protein]:
             raise
         do = "If it has moved, name its new place with domains='FILE', fasta='FILE' or dssp='FILE'"
         raise DataError(f"the run's proteins are not here: {e.what}", file=e.file, do=do) from None
+
+# %% ../../nbs/app/73_flags.ipynb #85cdf543
+def proteins_of(
+    parts: Split,
+    part: str,  # train, valid, test, or all
+) -> list[Protein]:
+    "The proteins of a part, or of all of them"
+    return [p for name in (PARTS if part == "all" else (part,)) for p in getattr(parts, name)]
 
 # %% ../../nbs/app/73_flags.ipynb #7190e9ae
 def drawn(
