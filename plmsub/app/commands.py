@@ -78,7 +78,7 @@ from ..base.runs import locked
 from ..comparison import compare, readable, verdict
 from ..evaluation import models_of
 from ..io.cath import domain_record, read_cath_names, read_clf, read_domains
-from ..io.data import available_releases, fetch, read_manifest, unpack
+from ..io.data import available_releases, fetch, local, put_here, read_manifest, unpack
 from ..io.fasta import read_fasta
 from ..io.headers import read_proteins
 from ..io.structures import read_chain
@@ -345,6 +345,11 @@ def plmsub_data(
     if unknown := [n for n in names if n not in releases and n not in {r.group for r in releases.values()}]:
         raise ConfigError("no such release or group", text=unknown[0], do="plmsub_data alone lists them")
     for name in dict.fromkeys(asked):
+        if releases[name].by_hand and name not in names and not local(name, folder or None):
+            print(
+                f"{name} is not downloaded. {put_here(releases[name])}: {Path(folder or data_dir()) / releases[name].file}"
+            )
+            continue
         _fetch(name, folder or None, unpacked or releases[name].group == "paper")  # results are read from folders
     if "paper" in names:
         print(paper_results(folder or None) or "no folder results with metadata.csv was among the files")
@@ -393,7 +398,11 @@ def plmsub_categories(
 # %% ../../nbs/app/76_commands.ipynb #7efac8f2
 def _fetched(pattern: str) -> list[str]:
     "Files of CATH in the data folder"
-    return [str(f) for f in sorted((data_dir() / "cath").glob(pattern)) if not f.name.endswith((".part", ".tgz"))]
+    return [
+        str(f)
+        for f in sorted((data_dir() / "cath").glob(pattern))
+        if not f.name.endswith((".part", ".tgz", ".atom.fa"))
+    ]
 
 
 def _list_of(id: str, domains: str) -> tuple[str, dict]:  # file, its rows
