@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRAINING', 'PROTEIN_TASKS', 'DATA_TASKS', 'COMMANDS', 'plmsub_train', 'plmsub_eval', 'plmsub_sweep', 'plmsub_data',
-           'plmsub_categories', 'plmsub_domain', 'CathFlags', 'plmsub_released', 'plmsub_checkpoint', 'plmsub_demo',
-           'plmsub_export', 'plmsub_fold', 'plmsub_tm', 'ProbeFlags', 'plmsub_probe', 'plmsub_embed', 'plmsub_figures',
+           'plmsub_categories', 'plmsub_domain', 'plmsub_released', 'plmsub_checkpoint', 'plmsub_demo', 'plmsub_export',
+           'plmsub_fold', 'plmsub_tm', 'ProbeFlags', 'plmsub_probe', 'plmsub_embed', 'plmsub_figures',
            'plmsub_pretrain', 'plmsub_help', 'main']
 
 # %% ../../nbs/app/76_commands.ipynb #968dd809
@@ -24,6 +24,7 @@ from .. import __version__
 from .command import EXIT_STATUS, command
 from .costs import cost_text, sweep_cost
 from plmsub.app.flags import (
+    CathFlags,
     DataFlags,
     FileFlags,
     ModelFlags,
@@ -35,6 +36,7 @@ from plmsub.app.flags import (
     command_of,
     data_of,
     drawn,
+    fetched_cath,
     parts_of,
     proteins_of,
     recorded,
@@ -396,19 +398,10 @@ def plmsub_categories(
     return table
 
 # %% ../../nbs/app/76_commands.ipynb #7efac8f2
-def _fetched(pattern: str) -> list[str]:
-    "Files of CATH in the data folder"
-    return [
-        str(f)
-        for f in sorted((data_dir() / "cath").glob(pattern))
-        if not f.name.endswith((".part", ".tgz", ".atom.fa"))
-    ]
-
-
 def _list_of(id: str, domains: str) -> tuple[str, dict]:  # file, its rows
     "The domain list that has an id: the one that was named, or else a fetched one, or the toy proteome's"
     toy = str(package_file("toy.clf"))
-    named = [toy if domains == "toy" else domains] if domains else [*_fetched("cath-domain-list*"), toy]
+    named = [toy if domains == "toy" else domains] if domains else [*fetched_cath("cath-domain-list*"), toy]
     rows: dict = {}
     for path in named:
         if id in (rows := read_clf(path)):
@@ -459,7 +452,9 @@ def _domain(id: str, path: str, fasta: str, dssp: str, dash: str) -> Any:  # `No
     "The domain with its sequence, from the files that go with a list"
     if path == str(package_file("toy.clf")):
         return next(d for d in read_domains("toy") if d.id == id)
-    for file in [fasta] if fasta else _fetched("cath-dataset-nonredundant-*.fa") if path in _fetched("*") else []:
+    for file in (
+        [fasta] if fasta else fetched_cath("cath-dataset-nonredundant-*.fa") if path in fetched_cath("*") else []
+    ):
         if domains := [d for d in read_domains(path, file, dssp or None, dash or None) if d.id == id]:
             return domains[0]
     return None
@@ -467,30 +462,8 @@ def _domain(id: str, path: str, fasta: str, dssp: str, dash: str) -> Any:  # `No
 # %% ../../nbs/app/76_commands.ipynb #a66a8c8d
 def _node_names(path: str, domains: str, names: str) -> dict | None:
     "Names of CATH nodes, if a file was named or fetched"
-    files = [names] if names else [] if domains else _fetched("cath-names*") if path in _fetched("*") else []
+    files = [names] if names else [] if domains else fetched_cath("cath-names*") if path in fetched_cath("*") else []
     return read_cath_names(files[0]) if files else None
-
-# %% ../../nbs/app/76_commands.ipynb #8c042063
-@dataclass(frozen=True)
-class CathFlags:
-    "Proteins (of CATH)"
-
-    domains: str = ""  # CATH domain list (CLF 2.0), or toy; by default the one that was fetched
-    fasta: str = ""  # FASTA file with the sequences; by default the one of S20 that was fetched
-    dssp: str = ""  # secondary structure, as for plmsub_train
-    dash: str = ""  # what - means in a FASTA file of DSSP strings: coil or unassigned
-    dssp_by: str = ""  # program for a folder of coordinates: pydssp or mkdssp
-
-    def of_length(self, low: int, high: int) -> DataFlags:
-        "The flags of the proteins, of these lengths"
-        given = asdict(self)
-        if not self.domains and not self.fasta:
-            found = [_fetched(name)[:1] for name in ("cath-domain-list*", "cath-dataset-nonredundant-S20*.fa")]
-            if not all(found):
-                do = "Fetch it with plmsub_data cath-list cath-s20, or add domains='FILE' and fasta='FILE'"
-                raise ConfigError("no CATH data was fetched", text=data_dir().as_posix(), do=do)
-            given |= dict(domains=found[0][0], fasta=found[1][0])
-        return DataFlags(**given, min_length=low, max_length=high)
 
 # %% ../../nbs/app/76_commands.ipynb #480af103
 _RELEASED_MODEL = "esm2_t33_650M_UR50D"

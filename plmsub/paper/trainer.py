@@ -282,7 +282,7 @@ def checkpoint_flags(
 ) -> ReleasedFlags:
     "The flags that a checkpoint was trained with, as far as it says"
     told = {f.name: _as_flag(f.type, checkpoint.settings.get(f.name)) for f in fields(ReleasedFlags)}
-    return ReleasedFlags(**{k: v for k, v in (told | given).items() if v is not None})
+    return ReleasedFlags(**{k: v for flags in (told, given) for k, v in flags.items() if v is not None})
 
 # %% ../../nbs/paper/68_trainer.ipynb #f86b33b9
 def checkpoint_run(
