@@ -250,6 +250,8 @@ def test_a_checkpoint_becomes_a_run_that_is_scored(capsys):
     run = plmsub_checkpoint("one.ckpt", plm="toy", domains="toy")
     assert run.folder.as_posix() == "runs/one" and run.category.name == "1" and run.config.threshold == 0.4
     assert list(run.config.layers) == [1, 2, 3] and 0 < run.scores["sparsity"] < 0.3 and run.scores["step"] == 90
+    other = plmsub_checkpoint("one.ckpt", "other", plm="toy", domains="toy", threshold=0.38)
+    assert other.config.threshold == 0.38 and other.scores["sparsity"] < run.scores["sparsity"]
     drawn = plmsub_checkpoint("one.ckpt", "drawn", plm="toy", domains="toy", draw=0)
     assert drawn.scores["sparsity"] != run.scores["sparsity"]
     capsys.readouterr()
