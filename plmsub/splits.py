@@ -641,7 +641,8 @@ def given_split(
         what = f"{lost:,} of {len(listed):,} listed ids are of no protein here, {rest:,} proteins are in no list"
         warnings.warn(f"{text}: {what}", stacklevel=2)
     try:
-        parts = split_from_lists(proteins, *([id for id in lists[p] if id in known] for p in PARTS), rest="out")
+        train, valid, test = ([id for id in lists[part] if id in known] for part in PARTS)
+        parts = split_from_lists(proteins, train, valid, test, rest="out")
     except DataError as e:
         raise DataError(e.what, file=text, text=e.text) from None
     check_split(parts, category)

@@ -57,7 +57,7 @@ def _is_address(url: str) -> bool:
 _ALLOWED = dict(
     name=_matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "made of letters, digits, - _ and ."),
     group=_matching("[a-z]+", "a word in small letters"),
-    url=Allowed(_is_address, "an http or https address"),
+    url=Allowed(lambda url: not url or _is_address(url), "an http or https address"),
     file=Allowed(_stays_inside, "a name inside the data folder"),
     about=_matching(".+", "a line of text"),
     bytes=at_least(0),
@@ -75,7 +75,7 @@ class Release:
 
     name: str  # what the user calls it
     group: str  # what can be fetched together: cath, paper, models, ...
-    url: str | None  # where it is; of a listing, where the server says which files there are; `None`: not known
+    url: str  # where it is; of a listing, where the server says which files there are; '': not known
     file: str  # where it goes in the data folder; of a listing, the folder of its files
     about: str  # what it is, in a sentence
     bytes: int | None = None  # size; `None`: not known
