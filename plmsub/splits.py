@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['PARTS', 'KMER', 'LIMITS', 'MMSEQS', 'RELATED', 'Split', 'counts', 'check_split', 'split', 'as_split', 'folds', 'deal',
            'kmer_matrix', 'closest', 'Leakage', 'leakage', 'leakage_line', 'relatives', 'clusters', 'split_from_lists',
-           'read_split']
+           'read_split', 'read_lists', 'given_split']
 
 # %% ../nbs/19_splits.ipynb #285e5f63
 import os
+import re
 import shutil
 import signal
 import subprocess
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ from .base.errors import ConfigError, DataError, RunError, check_unique
 from .base.files import numbered_lines, progress, read_json, write_json
 from .base.seeds import seed_of
 from .categories import Category, as_category
+from .io.labels import read_labels
 from .proteins import AMINO_ACIDS, LEVELS, Protein, node
 
 # %% ../nbs/19_splits.ipynb #a8f092c2
@@ -576,3 +579,71 @@ def read_split(
     except (DataError, ConfigError) as e:
         raise DataError(e.what, file=path, text=e.text, do=e.do) from None
     return Split(given.train, given.valid, given.test, **how)
+
+# %% ../nbs/19_splits.ipynb #4294c984
+_NAMES = {
+    "train": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "test": "test",
+}  # of parts in files
+
+
+def _lists_of(path: Path) -> dict:
+    "Name of a part as the file has it -> its ids"
+    if path.is_dir():
+        return {f.stem: [id for id, _ in _ids(f)] for f in sorted(path.glob("*.txt")) if f.stem in _NAMES}
+    if path.suffix == ".json":
+        lists = read_json(path)
+        return {k: v for k, v in lists.items() if k in _NAMES} if isinstance(lists, dict) else {}
+    lists = defaultdict(list)
+    for id, name in read_labels(path).items():
+        lists[name].append(id)
+    return lists
+
+
+def read_lists(
+    path: Path
+    | str,  # .json with the lists train, val (or valid) and test; a folder of .txt; or a table of id and part
+) -> dict[str, list[str]]:  # train, valid and test
+    "The lists of a split that somebody else has made"
+    lists = _lists_of(Path(path))
+    found = {_NAMES.get(name): ids for name, ids in lists.items()}
+    if found.keys() != {*PARTS} or len(lists) != len(PARTS):
+        do = "Give the parts train, valid (or val) and test, each once"
+        raise DataError("these are not the three parts of a split", file=path, text=", ".join(map(str, lists)), do=do)
+    for name, ids in found.items():
+        if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
+            raise DataError(f"{name} is not a list of ids", file=path, text=str(ids)[:60])
+    return {part: found[part] for part in PARTS}
+
+# %% ../nbs/19_splits.ipynb #3fb70a13
+def given_split(
+    text: str,  # shares such as '70/20/10', or a file or folder for `read_lists`; '': as `split` does it
+    proteins: list[Protein],  # those in no list are left out
+    category: Category | str | None = None,  # see `check_split`
+    **how,  # by, seed and suppressed_by of `split`; not used with lists
+) -> Split:  # warns of listed ids that no protein has, and of proteins that are in no list
+    "The split that a word names"
+    if not text:
+        return split(proteins, category=category, **how)
+    if re.fullmatch(r"\d+(\.\d+)?(/\d+(\.\d+)?){2}", text):
+        shares = [float(x) for x in text.split("/")]
+        return split(proteins, category=category, fractions=tuple(x / (sum(shares) or 1) for x in shares), **how)
+    if not Path(text).exists():
+        do = "Write shares as 70/20/10, or name a file of lists"
+        raise ConfigError("no such split, and no such file", text=text, do=do)
+    lists, known = read_lists(text), {p.id for p in proteins}
+    listed = [id for part in PARTS for id in lists[part]]
+    if (lost := sum(id not in known for id in listed)) or len(listed) < len(proteins):
+        rest = len(known - {*listed})
+        what = f"{lost:,} of {len(listed):,} listed ids are of no protein here, {rest:,} proteins are in no list"
+        warnings.warn(f"{text}: {what}", stacklevel=2)
+    try:
+        train, valid, test = ([id for id in lists[part] if id in known] for part in PARTS)
+        parts = split_from_lists(proteins, train, valid, test, rest="out")
+    except DataError as e:
+        raise DataError(e.what, file=text, text=e.text) from None
+    check_split(parts, category)
+    return parts

@@ -647,8 +647,9 @@ def test_two_threads_want_the_same_file(server, path):
 
 def test_the_manifest_that_ships():
     releases = read_manifest()
-    assert {r.group for r in releases.values()} == {"cath", "paper", "models", "contacts", "folding"}
-    assert all(r.url.startswith("https://") for r in releases.values())
+    groups = {"cath", "paper", "models", "contacts", "folding", "corpus", "localization", "mutations", "secondary"}
+    assert {r.group for r in releases.values()} == groups
+    assert all(r.url.startswith("https://") if r.url else r.by_hand for r in releases.values())
     assert all(r.file == f"models/{r.name}.pt" for r in releases.values() if r.group in ("models", "contacts"))
 
 

@@ -40,6 +40,7 @@ class Flag:
     group: str = "Flags"  # the heading that it stands under
     word: bool = False  # is it given by its place, without its name?
     many: bool = False  # any number of words
+    blank: bool = False  # may it stand without a value?
     optional: bool = False  # passed on only if it was given
 
 
@@ -143,7 +144,8 @@ def _of_group(group: type, given: Any, optional: bool, described: bool) -> Itera
     for f in fields(group):
         default = Parameter.empty if f.default is MISSING else f.default
         default = default if given is None else getattr(given, f.name)
-        yield Flag(f.name, _kind(f.type), default, texts.get(f.name) or "", heading, optional=optional)
+        many = _many(f.type)
+        yield Flag(f.name, _kind(f.type), default, texts.get(f.name) or "", heading, many=many, optional=optional)
 
 
 def flags_of(
@@ -209,6 +211,7 @@ def _add(parser: Any, flag: Flag) -> None:
         parser.add_argument(f"--no-{name}", action="store_false", dest=flag.name, default=default, **no)
     else:
         metavar = {int: "N", float: "X"}.get(flag.kind, flag.name.split("_")[-1].upper())
+        how |= dict(nargs="+") if flag.many else dict(nargs="?", const="True") if flag.blank else {}
         parser.add_argument(f"--{name}", default=default, type=flag.kind, metavar=metavar, **how)
 
 # %% ../../nbs/app/72_command.ipynb #e3cef99f
@@ -368,6 +371,7 @@ class LastingOutput:
 def command(
     *examples: str,  # command lines for the end of the help
     words: str = "",  # names of parameters with a default that are given by their place
+    blank: str = "",  # names of flags of text that may stand without a value, which is then True
     aliases: Mapping[str, str] = {},  # other name of a flag -> its name
     headings: Mapping[str, str] = {},  # heading -> names of flags, to divide a large group
     status: Callable[[Any], int] = lambda returned: 0,  # what the function returns -> exit status, see EXIT_STATUS
@@ -383,7 +387,8 @@ def command(
         def parser(prog: str = function.__name__) -> ArgumentParser:
             groups = {name: heading for heading, own in headings.items() for name in own.split()}
             described = [
-                replace(f, group=groups.get(f.name, f.group)) for f in flags_of(function, tuple(words.split()))
+                replace(f, group=groups.get(f.name, f.group), blank=f.name in blank.split())
+                for f in flags_of(function, tuple(words.split()))
             ]
             return parser_of(prog, described, function.__doc__ or "", examples)
 

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['TRAINING', 'PROTEIN_TASKS', 'DATA_TASKS', 'COMMANDS', 'plmsub_train', 'plmsub_eval', 'plmsub_sweep', 'plmsub_data',
-           'plmsub_categories', 'plmsub_domain', 'plmsub_demo', 'plmsub_export', 'plmsub_fold', 'plmsub_tm',
-           'ProbeFlags', 'plmsub_probe', 'plmsub_embed', 'plmsub_figures', 'plmsub_browse', 'plmsub_pretrain',
-           'plmsub_help', 'main']
+           'plmsub_categories', 'plmsub_domain', 'plmsub_released', 'plmsub_checkpoint', 'plmsub_demo', 'plmsub_export',
+           'plmsub_fold', 'plmsub_tm', 'ProbeFlags', 'plmsub_probe', 'plmsub_embed', 'plmsub_figures', 'plmsub_browse',
+           'plmsub_pretrain', 'plmsub_help', 'main']
 
 # %% ../../nbs/app/76_commands.ipynb #968dd809
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -24,6 +25,7 @@ from .browse import browse
 from .command import EXIT_STATUS, command
 from .costs import cost_text, sweep_cost
 from plmsub.app.flags import (
+    CathFlags,
     DataFlags,
     FileFlags,
     ModelFlags,
@@ -35,7 +37,9 @@ from plmsub.app.flags import (
     command_of,
     data_of,
     drawn,
+    fetched_cath,
     parts_of,
+    proteins_of,
     recorded,
     run_of,
     tell_skipped,
@@ -77,7 +81,7 @@ from ..base.runs import locked
 from ..comparison import compare, readable, verdict
 from ..evaluation import models_of
 from ..io.cath import domain_record, read_cath_names, read_clf, read_domains
-from ..io.data import available_releases, fetch, read_manifest, unpack
+from ..io.data import available_releases, fetch, local, put_here, read_manifest, unpack
 from ..io.fasta import read_fasta
 from ..io.headers import read_proteins
 from ..io.structures import read_chain
@@ -89,8 +93,19 @@ from ..models.pretrain import PretrainConfig, pretrain
 from ..models.weights import save_plm
 from ..paper.figures import all_figures
 from ..paper.original import released_config
-from ..paper.released import results_folder
+from ..paper.released import read_checkpoint, results_folder
 from ..paper.results import made_up_tables, own_runs, paper_results, result_tables
+from plmsub.paper.trainer import (
+    ReleasedFlags,
+    checkpoint_flags,
+    checkpoint_run,
+    released_category,
+    released_settings,
+    steps_of_epoch,
+    trainer_config,
+    translation,
+    without_effect,
+)
 from ..plm import EsmPlm, Plm
 from ..proteins import Protein
 from ..splits import Split, leakage, leakage_line, split
@@ -137,6 +152,18 @@ def _first_verdict(run: Run, parts: Split) -> str:
         said = f"no verdict ({e})."
     return fill(f"On the valid part, from which the mask was chosen: {said}", 100)
 
+# %% ../../nbs/app/76_commands.ipynb #b4e06fe1
+def _trained(
+    plm: Plm, parts: Split, suppressed: Any, config: TrainConfig, out: str, record: dict[str, Any], watcher: Any
+) -> Run:
+    "Train, and say what came of it"
+    run = fit(plm, parts, suppressed, config, out, command=record, track=watcher)
+    if watcher:
+        watcher.finish()
+    if is_first_process():
+        print(run, _first_verdict(run, parts), f"Next: plmsub_eval --run {out}", sep="\n")
+    return run
+
 # %% ../../nbs/app/76_commands.ipynb #2b965b08
 @command(
     "plmsub_train --category 1.10 --out runs/1.10",
@@ -170,12 +197,7 @@ def plmsub_train(
     plm = replace(model, device=process_device(model.device)).load().tuned(recompute, compiled)
     config = _config(preset, settings, plm.n_layers, len(parts.train))
     watcher = tracker(track, out, record) if track and first else None
-    run = fit(plm, parts, suppressed, config, out, command=record, track=watcher)
-    if watcher:
-        watcher.finish()
-    if first:
-        print(run, _first_verdict(run, parts), f"Next: plmsub_eval --run {out}", sep="\n")
-    return run
+    return _trained(plm, parts, suppressed, config, out, record, watcher)
 
 # %% ../../nbs/app/76_commands.ipynb #ef1c492b
 @command("plmsub_eval --run runs/1.10", "plmsub_eval --csv runs/sweep/runs.csv --out runs/sweep/released")
@@ -264,6 +286,7 @@ def plmsub_sweep(
     proteins: int = 512,  # test proteins to evaluate a run on, half of them suppressed if there are enough; 0: all
     passes: int = 1,  # times that each of them is masked
     draws: int = 3,  # draws of the random controls
+    split: str = "",  # for all runs, shares such as 70/20/10 or lists of ids, as for plmsub_train; by default as the table says
     dry_run: bool = False,  # say what it would take on this device, and what is impossible
     slurm: int = 0,  # hand the work to so many tasks of a Slurm cluster (needs submitit)
     *,
@@ -273,6 +296,8 @@ def plmsub_sweep(
     "Train and evaluate a table of runs, or what is missing of it"
     refuse_torchrun()
     rows, everything = _jobs(jobs, out, preset, family, levels, seeds), source.read()
+    if split:
+        rows = [replace(job, split=str(Path(split).resolve()) if Path(split).exists() else split) for job in rows]
     table = estimate_cost(rows, everything, 33)
     if dry_run:
         return _dry_run(table, rows, everything, model)
@@ -281,7 +306,7 @@ def plmsub_sweep(
     claim_sweep(out, plm, everything, command=record)
     add_jobs(rows, Path(out) / "jobs.csv")
     if slurm:
-        flags = dict(record, out=str(Path(out).resolve()), proteins=proteins, passes=passes, draws=draws)
+        flags = dict(record, split=split, out=str(Path(out).resolve()), proteins=proteins, passes=passes, draws=draws)
         return submit("plmsub_sweep", flags, slurm, out)
     return _swept(rows, plm, everything, Path(out), Scoring("test", proteins, passes, draws), record)
 
@@ -328,6 +353,11 @@ def plmsub_data(
     if unknown := [n for n in names if n not in releases and n not in {r.group for r in releases.values()}]:
         raise ConfigError("no such release or group", text=unknown[0], do="plmsub_data alone lists them")
     for name in dict.fromkeys(asked):
+        if releases[name].by_hand and name not in names and not local(name, folder or None):
+            print(
+                f"{name} is not downloaded. {put_here(releases[name])}: {Path(folder or data_dir()) / releases[name].file}"
+            )
+            continue
         _fetch(name, folder or None, unpacked or releases[name].group == "paper")  # results are read from folders
     if "paper" in names:
         print(paper_results(folder or None) or "no folder results with metadata.csv was among the files")
@@ -375,15 +405,10 @@ def plmsub_categories(
     return table
 
 # %% ../../nbs/app/76_commands.ipynb #7efac8f2
-def _fetched(pattern: str) -> list[str]:
-    "Files of CATH in the data folder"
-    return [str(f) for f in sorted((data_dir() / "cath").glob(pattern)) if not f.name.endswith((".part", ".tgz"))]
-
-
 def _list_of(id: str, domains: str) -> tuple[str, dict]:  # file, its rows
     "The domain list that has an id: the one that was named, or else a fetched one, or the toy proteome's"
     toy = str(package_file("toy.clf"))
-    named = [toy if domains == "toy" else domains] if domains else [*_fetched("cath-domain-list*"), toy]
+    named = [toy if domains == "toy" else domains] if domains else [*fetched_cath("cath-domain-list*"), toy]
     rows: dict = {}
     for path in named:
         if id in (rows := read_clf(path)):
@@ -435,7 +460,9 @@ def _domain(id: str, path: str, fasta: str, dssp: str, dash: str) -> Any:  # `No
     "The domain with its sequence, from the files that go with a list"
     if path == str(package_file("toy.clf")):
         return next(d for d in read_domains("toy") if d.id == id)
-    for file in [fasta] if fasta else _fetched("cath-dataset-nonredundant-*.fa") if path in _fetched("*") else []:
+    for file in (
+        [fasta] if fasta else fetched_cath("cath-dataset-nonredundant-*.fa") if path in fetched_cath("*") else []
+    ):
         if domains := [d for d in read_domains(path, file, dssp or None, dash or None) if d.id == id]:
             return domains[0]
     return None
@@ -443,8 +470,132 @@ def _domain(id: str, path: str, fasta: str, dssp: str, dash: str) -> Any:  # `No
 # %% ../../nbs/app/76_commands.ipynb #a66a8c8d
 def _node_names(path: str, domains: str, names: str) -> dict | None:
     "Names of CATH nodes, if a file was named or fetched"
-    files = [names] if names else [] if domains else _fetched("cath-names*") if path in _fetched("*") else []
+    files = [names] if names else [] if domains else fetched_cath("cath-names*") if path in fetched_cath("*") else []
     return read_cath_names(files[0]) if files else None
+
+# %% ../../nbs/app/76_commands.ipynb #480af103
+_RELEASED_MODEL = "esm2_t33_650M_UR50D"
+_WANDB = ("wandb_project", "wandb_run_id", "wandb_dir")
+
+
+def _elsewhere(flags: ReleasedFlags, category: str, out: Path) -> dict[str, str]:
+    "What flags are here that are no settings of training"
+    wandb = "track wandb, offline" if find_spec("wandb") else "no effect"
+    return dict(
+        run_name=f"out {out.as_posix()}",
+        run_dir=f"out {out.as_posix()}",
+        suppression_mode=f"category {category}",
+        model_name=f"plm {flags.model_name or _RELEASED_MODEL}",
+        min_n_res=f"min_length {flags.min_n_res}",
+        max_n_res=f"max_length {flags.max_n_res}",
+        **{name: wandb for name in _WANDB if getattr(flags, name)},
+        **{name: "part of the category" for name in ("suppression_level", "suppression_target", "random_n")},
+    )
+
+
+def _tell(flags: ReleasedFlags, given: Mapping[str, Any], settings: dict, elsewhere: dict, epoch: int) -> pd.DataFrame:
+    "Print what the flags are here, and which of those given have no effect"
+    without = without_effect(flags, settings)
+    if not find_spec("wandb"):
+        without |= dict.fromkeys(_WANDB, "wandb is not installed (pip install wandb)")
+    table = translation(flags, settings, {k: v for k, v in elsewhere.items() if k not in without or k in _WANDB})
+    print(
+        table.to_string(
+            index=False, justify="left", formatters={c: f"{{:{table[c].str.len().max()}}}".format for c in table}
+        )
+    )
+    print(
+        f"\nan epoch of these proteins has {epoch:,} step{'s' * (epoch != 1)}; settings not named here are those of plmsub_train"
+    )
+    for name in given:
+        if name in without:
+            print(f"--{name} has no effect: {without[name]}")
+    return table
+
+# %% ../../nbs/app/76_commands.ipynb #7b75bb4f
+def _wandb(
+    flags: ReleasedFlags, out: Path, record: dict[str, Any]
+) -> Any:  # `None` if it was not asked for, or is missing
+    "Weights & Biases, as the flags say"
+    settings = dict(project=flags.wandb_project, id=flags.wandb_run_id, dir=flags.wandb_dir)
+    given = {name: value for name, value in settings.items() if value}
+    return tracker("wandb", out, record, **given) if given and find_spec("wandb") and is_first_process() else None
+
+
+@command(
+    "plmsub_released --suppression_mode cath --suppression_level class --suppression_target 1 --max_epochs 20 \\\n"
+    "    --mask_init_value 0.96 --learning_rate 1e-1 --device cuda",
+    blank="shuffle debug resume_last",
+)
+def plmsub_released(
+    split: str = "70/20/10",  # shares, or lists of ids such as the release's train_val_split.json
+    seed: int = 0,  # of the split, a random set, the batches and the noise; the release has none
+    device: str = "cpu",  # cpu, cuda or mps
+    dry_run: bool = False,  # print the translation, and train nothing
+    *,
+    source: CathFlags,
+    **released: ReleasedFlags,
+):
+    "Train a mask by a command of the released trainer, as it was typed"
+    given: Any = released  # those flags that were given
+    flags = ReleasedFlags(**given)
+    category = released_category(flags)
+    word = f"{category}:{seed}" if category.startswith("random") else category
+    data, splitting = source.of_length(flags.min_n_res, flags.max_n_res), SplitFlags("domain", "", seed, split)
+    suppressed, parts = category_and_parts(word, data, splitting)
+    epoch = steps_of_epoch(flags, len(parts.train), suppressed.sides(parts.train)[0])
+    training_batches(parts, suppressed, trainer_config(released_settings(flags, 33, epoch)))  # before a model is loaded
+    model = ModelFlags(flags.model_name or _RELEASED_MODEL, process_device(device))
+    plm, out = model.load(), Path(flags.run_dir or "runs") / (flags.run_name or word.replace(":", "-"))
+    settings = released_settings(flags, plm.n_layers, epoch)
+    table = _tell(flags, given, settings, _elsewhere(flags, word, out), epoch)
+    if dry_run:
+        return table
+    record = recorded(category=word, out=out.as_posix(), **asdict(data), **asdict(splitting), **asdict(model))
+    record |= dict(released=given)
+    config = trainer_config(settings, seed=seed)
+    return _trained(plm, parts, suppressed, config, out.as_posix(), record, _wandb(flags, out, record))
+
+# %% ../../nbs/app/76_commands.ipynb #3c334c85
+def _category_of(flags: ReleasedFlags) -> str:
+    "The category that the settings of a checkpoint name"
+    if not flags.suppression_mode or flags.suppression_level == "random":
+        what = "a random set is known by its ids" if flags.suppression_mode else "the checkpoint names no category"
+        raise ConfigError(what, do="Add category='1.10', or category='FILE:LABEL' with a table of id and label")
+    return released_category(flags)
+
+
+@command(
+    "plmsub_checkpoint epoch=9.ckpt --category 1.10 --threshold 0.4 --split train_val_split.json --out runs/released-1.10"
+)
+def plmsub_checkpoint(
+    checkpoint: str,  # Lightning checkpoint of the release (.ckpt)
+    out: str = "",  # folder of the run; by default the name of the checkpoint, in runs
+    category: str = "",  # that it suppresses, as for plmsub_train; by default as the checkpoint says
+    threshold: float | None = None,  # tau; by default as the checkpoint says
+    draw: int | None = None,  # seed of a draw of the mask; by default it is read hard
+    split: str = "70/20/10",  # shares, or lists of ids such as the release's train_val_split.json
+    split_seed: int = 0,  # another seed, another split
+    plm: str = _RELEASED_MODEL,  # model that it belongs to
+    device: str = "cpu",  # cpu, cuda or mps
+    *,
+    source: CathFlags,
+):
+    "Make a run of a checkpoint of the release, for plmsub_eval and the others"
+    c = read_checkpoint(checkpoint)
+    if threshold is None and "mask_threshold" not in c.settings:
+        raise ConfigError("the checkpoint does not name its threshold", file=checkpoint, do="Add threshold=0.4")
+    flags = checkpoint_flags(c, mask_threshold=threshold)
+    data, splitting = source.of_length(flags.min_n_res, flags.max_n_res), SplitFlags("domain", "", split_seed, split)
+    word, model = category or _category_of(flags), ModelFlags(plm, device)
+    suppressed, parts = category_and_parts(word, data, splitting)
+    own = dict(layers=sorted({int(name.split(".")[1]) for name in c.logits}), steps=max(1, c.steps))
+    loaded, place = model.load(), Path(out or Path("runs") / Path(checkpoint).stem)
+    config = trainer_config(released_settings(flags, loaded.n_layers, max(1, c.steps // (c.epoch + 1))), **own)
+    record = recorded(category=word, out=place.as_posix(), **asdict(data), **asdict(splitting), **asdict(model))
+    run = checkpoint_run(c, loaded, parts, suppressed, config, place, draw, record)
+    print(run, f"Next: plmsub_eval --run {place.as_posix()}", sep="\n")
+    return run
 
 # %% ../../nbs/app/76_commands.ipynb #99a3bbba
 @command("plmsub_demo", "plmsub_demo --plm mini --domains LIST --fasta FASTA", aliases={"suppress": "category"})
@@ -512,7 +663,7 @@ def plmsub_fold(
     run: str = "",  # folder of a finished run that plmsub_train made
     fasta: str = "",  # FASTA file of the proteins; by default those of a part of the run
     folding: str = "esmfold_structure_module_only_650M",  # predictor: a released name, a .pt file (fair-esm) or a folder (transformers)
-    part: str = "test",  # which part of the run's split: test, valid or train
+    part: str = "test",  # which part of the run's split: test, valid, train, or all
     proteins: int = 0,  # at most so many of them, half of them suppressed if there are enough; 0: all
     out: str = "",  # folder for the structures; by default folded, in the run's folder
     draws: int = 3,  # random masks beside the subnetwork
@@ -533,7 +684,7 @@ def plmsub_fold(
             run_of(run, model),
             {k: v for k, v in dict(domains=domains, fasta=fasta, dssp=dssp).items() if v},
         )
-        some = given or drawn(getattr(parts_of(run, part, moved=moved), part), trained.category, proteins)
+        some = given or drawn(proteins_of(parts_of(run, part, moved=moved), part), trained.category, proteins)
         predictor, place = load_folding(folding, model.device), out or Path(run) / "folded"
         table = fold_beside(predictor, trained.subnetwork, some, place, draws, **how)
     else:
@@ -877,6 +1028,8 @@ COMMANDS: dict[str, Any] = {
         plmsub_train,
         plmsub_eval,
         plmsub_sweep,
+        plmsub_released,
+        plmsub_checkpoint,
         plmsub_export,
         plmsub_fold,
         plmsub_tm,

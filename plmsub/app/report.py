@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .flags import DataFlags, command_of, data_of, drawn, parts_of, read_again
+from .flags import DataFlags, command_of, data_of, drawn, parts_of, proteins_of, read_again
 from .sweep import Plan
 from ..base.errors import ConfigError, DataError
 from ..base.files import open_text, progress, read_json, sha256_file, whole_file, write_json, write_table
@@ -43,7 +43,7 @@ from ..train import Run, load_run, sample_proteins
 class Scoring:
     "Evaluation"
 
-    part: str = "test"  # which part of the run's split: test, valid or train
+    part: str = "test"  # which part of the run's split: test, valid, train, or all
     proteins: int = 512  # at most so many of its proteins, half of them suppressed if there are enough; 0: all
     passes: int = 1  # times that each protein is masked
     draws: int = 3  # draws of the untrained and the random masks
@@ -60,7 +60,7 @@ class Scoring:
 
     def chosen(self, parts: Split, category: Any) -> list[Protein]:
         "The proteins to score"
-        everyone = getattr(parts, self.part)
+        everyone = proteins_of(parts, self.part)
         few = 0 < self.proteins < len(everyone)
         return sample_proteins(everyone, category, self.proteins, self.seed) if few else everyone
 
@@ -165,7 +165,8 @@ def report_text(
     shown = (
         readable(comparison).filter(regex="perplexity|nats").rename(columns=lambda c: c.replace("perplexity", "ppl"))
     )
-    about = f"On the {part} part (n proteins in so many superfamilies), with 95 % intervals; the margin is "
+    where = "all parts, those of training included," if part == "all" else f"the {part} part"
+    about = f"On {where} (n proteins in so many superfamilies), with 95 % intervals; the margin is "
     about += f"the S of the subnetwork minus that of the model:\n\n{shown.to_string()}"
     return f"{about}\n\n{fill(str(verdict(comparison)), 100)}"
 
@@ -220,7 +221,7 @@ def _losses(
 # %% ../../nbs/app/74_report.ipynb #395fcd91
 def score_runs(
     folders: Sequence[Path],  # of finished runs that commands made
-    how: Scoring = Scoring(),  # its part may be all; the draws are not used
+    how: Scoring = Scoring(),  # the draws are not used
     device: str = "cpu",
     moved: Mapping[str, Any] = {},  # flags of model and proteins that take the place of those of the runs
     place: Path | None = None,  # folder where the losses of each run are kept, so that a call that was stopped goes on
@@ -238,10 +239,9 @@ def score_runs(
         if data not in read:
             read[data] = read_again(data)
         run = load_run(folder, models[name])
-        parts = parts_of(folder, "test" if how.part == "all" else how.part, read[data])
-        everything = [p for name_of_part in PARTS for p in getattr(parts, name_of_part)]
-        some = everything if how.part == "all" else getattr(parts, how.part)
-        some = drawn(some, run.category, how.proteins, how.seed)
+        parts = parts_of(folder, how.part, read[data])
+        everything = proteins_of(parts, "all")
+        some = drawn(proteins_of(parts, how.part), run.category, how.proteins, how.seed)
         identity, kept = _identity(run, parts, some, how), place / folder.name if place else folder / how.name
         before = _scored_before(kept, identity) or _scored_before(folder / how.name, identity)
         losses = _losses(run, some, of_full, how, before)

@@ -33,7 +33,7 @@ from ..paper.original import RELEASED, TEMPERATURE_EPOCHS, released_config
 from ..paper.released import paper_runs
 from ..plm import Plm
 from ..proteins import Protein, fingerprint
-from ..splits import PARTS, Split, split
+from ..splits import PARTS, Split, given_split
 from ..train import Run, State, TrainConfig, describe, fit, training_batches
 
 # %% ../../nbs/app/71_sweep.ipynb #5ffe7096
@@ -55,6 +55,7 @@ class Job:
     kind: str = "trained"  # one of `KINDS`
     seed: int = 0  # of the run; the split has a seed of its own
     split_seed: int = 0  # of the split
+    split: str = ""  # shares or lists, see `given_split`; by default by superfamily
     settings: dict[str, Any] = field(default_factory=dict)  # what differs from the defaults, or from the release's
 
     def __post_init__(self):
@@ -64,7 +65,8 @@ class Job:
             raise ConfigError("no such setting", text=unknown[0], do="Settings are those of TrainConfig")
 
     def __str__(self):
-        changes = "".join(f", {k} {v}" for k, v in self.settings.items())
+        given = dict(split=self.split) if self.split else {}
+        changes = "".join(f", {k} {v}" for k, v in (given | self.settings).items())
         return f"{self.category}{'' if self.kind == 'trained' else ', ' + self.kind}, seed {self.seed}{changes}"
 
 # %% ../../nbs/app/71_sweep.ipynb #4c433b49
@@ -119,7 +121,7 @@ def prepare(
     category.check(proteins)
     superfamily = category.kind == "cath" and str(category.value).count(".") == 3
     by = "domain" if superfamily else None
-    parts = split(proteins, seed=job.split_seed, category=category, suppressed_by=by)
+    parts = given_split(job.split, proteins, category, seed=job.split_seed, suppressed_by=by)
     if job.kind == "shuffled":
         category = shuffled_category(category, parts, job.seed)
     plan = Plan(category, parts, _config_of(job, category, n_layers, len(parts.train)))

@@ -36,6 +36,7 @@ def tracker(
     name: str,  # one of `TRACKERS`
     folder: str | Path,  # of the run
     config: dict[str, Any] | None = None,  # settings to show beside it
+    **settings: Any,  # for `wandb.init`, such as project, id and dir
 ) -> Any:  # has `log(row, step)` and `finish()`; raises `ConfigError` if its package is missing
     "A tracker by name"
     if name not in TRACKERS:
@@ -46,4 +47,5 @@ def tracker(
         import wandb
     except ImportError:
         raise ConfigError(f"the tracker {name} is not installed", do=f"pip install {name}") from None
-    return wandb.init(dir=str(folder), name=Path(folder).name, config=config, mode="offline")
+    usual = dict(dir=str(folder), name=Path(folder).name, config=config, mode="offline")
+    return wandb.init(**usual | settings)
