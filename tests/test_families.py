@@ -27,11 +27,13 @@ from test_runs import SHORT, shell
 
 from plmsub.base.errors import ModelError, PlmsubError
 from plmsub.base.runs import checkpoints
+from plmsub.batches import encode
 from plmsub.categories import cath_category
 from plmsub.io.cath import read_domains
 from plmsub.io.variants import make_variants
 from plmsub.models.embed import mean_embeddings
 from plmsub.models.export import export_fairesm, export_transformers
+from plmsub.models.hosted import flipped
 from plmsub.models.weights import load_plm
 from plmsub.proteins import AMINO_ACIDS
 from plmsub.splits import split
@@ -254,3 +256,17 @@ def test_commands_take_a_folder_of_another_family(small, tmp_path):
     flags = ["plmsub_train", *SHORT, "--plm", bert, "--recompute", "--out", "other"]
     status, said = shell(tmp_path, *flags)
     assert status == 1 and "its own library" in said and "Traceback" not in said, said
+
+
+def test_a_causal_model_reads_from_either_end(small):
+    plm = small("Jamba").plm
+    back, tokens = plm.backwards(), encode(["MKTAYIAKQR", "GSHM"])
+    mirrored = flipped(plm(flipped(tokens, tokens)), tokens)
+    assert torch.equal(back(tokens), mirrored) and torch.equal(back.backwards()(tokens), plm(tokens))
+    changed = tokens.clone()
+    changed[0, 4] = encode(["W"])[0, 1]
+    moved = (back(changed) - back(tokens)).abs().amax(-1)[0] > 0
+    assert moved[1:4].any() and not moved[4:-1].any()  # a residue matters to those before it only
+    assert torch.equal(back.representations(tokens)[plm.n_layers][1, 4], plm.representations(encode(["MHSG"]))[plm.n_layers][0, 1])
+    with pytest.raises(ModelError, match="no attention maps"):
+        back.attention_maps(tokens)
