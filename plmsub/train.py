@@ -506,7 +506,6 @@ def _flush(run: Training, state: State, rows: list[dict[str, Any]]) -> None:
         save_state(state, run.folder)
     run.teacher.save()
 
-
 # %% ../nbs/42_train.ipynb #5f139a7f
 def describe(plm: Plm, parts: Split, category: Category, config: TrainConfig) -> dict[str, Any]:  # JSON values
     "Everything that a run's result depends on"

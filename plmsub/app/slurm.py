@@ -58,7 +58,9 @@ class SlurmFlags:
     def resources(self) -> dict[str, Any]:  # for submitit
         "What a task asks for"
         words = [word.lstrip("-").partition("=") for word in self.slurm_extra.split()]
-        own = dict(partition=self.partition, account=self.account, mem=self.mem, constraint=self.constraint)
+        own: dict[str, Any] = dict(
+            partition=self.partition, account=self.account, mem=self.mem, constraint=self.constraint
+        )
         own |= dict(gpus_per_node=self.gpus, array_parallelism=self.array_limit)
         own |= dict(additional_parameters={k: value if equals else True for k, equals, value in words})
         shared = dict(name="plmsub", timeout_min=minutes_of(self.time), cpus_per_task=self.cpus, nodes=self.nodes)
@@ -76,6 +78,10 @@ def _is_running() -> bool:
     return subprocess.run(asked, capture_output=True, text=True).stdout.strip() == "RUNNING"
 
 
+def _deaf() -> None:
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
 class Task:
     "A command as a task of Slurm: it stops in good order when its time is up, and is queued again"
 
@@ -83,13 +89,13 @@ class Task:
         self,
         words: Sequence[str],  # the command
     ):
-        self.words, self.process = list(words), None
+        self.words, self.processes = list(words), list[subprocess.Popen]()
 
     def __call__(self) -> int:  # exit status; raises `RunError` for a command that did not end well
         "Run the command, in a process that SIGUSR2 does not end"
-        deaf = lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        self.process = subprocess.Popen(self.words, preexec_fn=deaf)
-        while (status := self.process.poll()) is None:
+        process = subprocess.Popen(self.words, preexec_fn=_deaf)
+        self.processes.append(process)
+        while (status := process.poll()) is None:
             time.sleep(0.2)
         if status in STOPPED and _is_running():
             time.sleep(GRACE)
@@ -101,9 +107,10 @@ class Task:
         "Stop the command; what is queued again"
         from submitit.helpers import DelayedSubmission
 
-        self.process.terminate()
-        for _ in range(300):  # a minute
-            if self.process.poll() is None:
+        for process in self.processes:
+            process.terminate()
+            end = time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < end:
                 time.sleep(0.2)
         return DelayedSubmission(Task(self.words))
 

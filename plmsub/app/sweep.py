@@ -264,7 +264,6 @@ def _told(error: Exception) -> str:
     traceback.print_exception(error)
     return f"{type(error).__name__}: {error}"
 
-
 # %% ../../nbs/app/71_sweep.ipynb #ea126c9c
 def write_jobs(
     jobs: Sequence[Job],
@@ -387,7 +386,9 @@ def sweep_status(
         if about := [a.about["job"] for a in read_attempts(file.parent) if "job" in a.about]:
             folders[_key(about[-1])] = file.parent.name
     known = folder / "runs.csv"
-    written = pd.read_csv(known, dtype=str, keep_default_na=False).set_index("job") if known.exists() else pd.DataFrame()
+    written = (
+        pd.read_csv(known, dtype=str, keep_default_na=False).set_index("job") if known.exists() else pd.DataFrame()
+    )
     rows = []
     for job in read_jobs(folder / "jobs.csv"):
         row = written.loc[str(job)] if str(job) in written.index else {}
@@ -440,7 +441,9 @@ def _until_the_end(table: pd.DataFrame) -> str:
     rate, known = table.rate.sum(), table.steps.dropna()
     if not rate or known.empty:
         return ""
-    left = sum((known.mean() if pd.isna(r.steps) else r.steps) - r.step for r in table.itertuples() if r.state != "done")
+    left = sum(
+        (known.mean() if pd.isna(r.steps) else r.steps) - r.step for r in table.itertuples() if r.state != "done"
+    )
     return f"; about {_duration(60 * left / rate)} of training left, with {rate:.3g} steps a minute"
 
 # %% ../../nbs/app/71_sweep.ipynb #7ff50887
