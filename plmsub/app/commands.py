@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRAINING', 'WATCH_SECONDS', 'PROTEIN_TASKS', 'DATA_TASKS', 'COMMANDS', 'plmsub_train', 'plmsub_eval', 'LookFlags',
            'plmsub_sweep', 'plmsub_data', 'plmsub_categories', 'plmsub_domain', 'plmsub_demo', 'plmsub_export',
-           'plmsub_fold', 'plmsub_tm', 'ProbeFlags', 'plmsub_probe', 'plmsub_embed', 'plmsub_figures',
+           'plmsub_push', 'plmsub_fold', 'plmsub_tm', 'ProbeFlags', 'plmsub_probe', 'plmsub_embed', 'plmsub_figures',
            'plmsub_pretrain', 'plmsub_help', 'main']
 
 # %% ../../nbs/app/76_commands.ipynb #968dd809
@@ -79,7 +79,7 @@ from plmsub.app.sweep import (
     write_jobs,
 )
 from .track import tracker
-from ..base.errors import ConfigError, DataError, PlmsubError
+from ..base.errors import ConfigError, DataError, PlmsubError, RunError
 from ..base.files import data_dir, id_of_file, package_file, read_json, whole_file, write_json, write_table
 from ..base.runs import locked
 from ..base.settings import check_fields
@@ -96,6 +96,7 @@ from ..io.toy import toy_corpus
 from ..io.variants import read_variants
 from ..models.embed import embed_proteins
 from ..models.export import export_fairesm, export_transformers
+from ..models.hub import model_card, push_files
 from ..models.pretrain import PretrainConfig, pretrain
 from ..models.weights import find_model, save_plm
 from ..paper.figures import all_figures
@@ -104,8 +105,8 @@ from ..paper.released import results_folder
 from ..paper.results import made_up_tables, own_runs, paper_results, result_tables
 from ..plm import EsmPlm, Plm
 from ..proteins import Protein
-from ..splits import Split, leakage, leakage_line, split
-from ..subnetwork import Subnetwork
+from ..splits import PARTS, Split, leakage, leakage_line, split
+from ..subnetwork import Subnetwork, load_mask
 from ..tasks.contacts import contact_precision
 from ..tasks.folding import fold, fold_beside, load_folding
 from ..tasks.homology import remote_homology
@@ -639,6 +640,53 @@ def _fairesm_name(plm: Plm) -> str:
     rotary = isinstance(plm, EsmPlm) and plm.config.positions is None
     return f"esm2_{plm.name}" if rotary and not plm.name.startswith("esm2") else plm.name
 
+# %% ../../nbs/app/76_commands.ipynb #ba35c6b7
+def _best_evaluation(run: Path) -> tuple[pd.DataFrame | None, str]:  # comparison and what it is of; `None` without one
+    "The evaluation on the most test proteins"
+    found = [(read_json(file), file.with_name("comparison.csv")) for file in run.glob("*/evaluation.json")]
+    found = [(how, file) for how, file in found if how["part"] == "test" and file.exists()]
+    if not found:
+        return None, ""
+    how, file = max(found, key=lambda pair: (pair[0]["n"], pair[0]["passes"], pair[0]["draws"]))
+    return pd.read_csv(file), f"{how['n']} proteins of the test part, passes: {how['passes']}"
+
+
+def _split_text(run: Path) -> str:
+    "How the proteins of a run were split, and what the parts share"
+    parts = read_json(run / "split.json")
+    counts = ", ".join(f"{len(parts[name])} {name}" for name in PARTS)
+    shared = leakage_line(pd.read_csv(run / "leakage.csv")) if (run / "leakage.csv").exists() else ""
+    return f"By {parts['by']}, seed {parts['seed']}: {counts}. {shared}".strip()
+
+# %% ../../nbs/app/76_commands.ipynb #f05f0647
+@command("plmsub_push runs/1.10 user/without-1.10 --license cc-by-4.0", "plmsub_push runs/1.10 user/x --card card.md")
+def plmsub_push(
+    run: str,  # folder of a finished run
+    repo: str,  # repository: user/name; made if it does not exist
+    license: str = "mit",  # of the mask, in the hub's word; the model keeps its own
+    private: bool = False,  # when it is made
+    tag: str = "",  # name for this revision, such as v1
+    card: str = "",  # file to write the card to; then nothing is sent
+):
+    "Put the mask of a run on the hub, with a card"
+    place = Path(run)
+    if not (place / "mask.safetensors").exists():
+        raise RunError("no finished run here", file=place, do="Train it with plmsub_train")
+    results, scored = _best_evaluation(place)
+    info = load_mask(place / "mask.safetensors").info
+    text = model_card(info, repo, license, results, scored, _split_text(place))
+    if results is None:
+        print(f"The card has no scores on test proteins; plmsub_eval --run {run} makes them")
+    if card:
+        with whole_file(card) as temporary:
+            temporary.write_text(text)
+        print(card)
+        return text
+    files = {"mask.safetensors": place / "mask.safetensors", "README.md": text.encode()}
+    url = push_files(files, repo, private, f"Mask for {info['category']['name']}", tag)
+    print(url, f'Next: Subnetwork.from_pretrained("{repo}")', sep="\n")
+    return url
+
 # %% ../../nbs/app/76_commands.ipynb #0b49e970
 def _check_fold(run: str, fasta: str, plm: str) -> None:
     "`ConfigError` where a model or proteins are missing"
@@ -979,6 +1027,7 @@ COMMANDS: dict[str, Any] = {
         plmsub_eval,
         plmsub_sweep,
         plmsub_export,
+        plmsub_push,
         plmsub_fold,
         plmsub_tm,
         plmsub_probe,
