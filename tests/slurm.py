@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-SETTINGS = dict(steps=30, valid_every=15, valid_proteins=16, checkpoint_every=3, batch_size=8, suppressed=2)
+SETTINGS = dict(steps=60, valid_every=15, valid_proteins=16, checkpoint_every=3, batch_size=8, suppressed=2)
 SETTINGS |= dict(keep=0.55, learning_rate=0.5, max_damage=10, corruptions=2)
 SCORING = ["--proteins", "20", "--draws", "1"]
 TASKS = 2
@@ -108,14 +108,16 @@ def unlike(one, other):
     for run in sorted(path.parent.name for path in one.glob("*/mask.safetensors")):
         names += [f"{run}/{name}" for name in ("mask.safetensors", "log.jsonl", "result.json", "measured.json")]
         names += [f"{run}/test-20-draws-1/{name}" for name in ("perplexity.csv", "comparison.csv")]
-    return len(names), [n for n in names if not (other / n).exists() or (one / n).read_bytes() != (other / n).read_bytes()]
+    return len(names), [
+        n for n in names if not (other / n).exists() or (one / n).read_bytes() != (other / n).read_bytes()
+    ]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--disturbances", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pause", type=float, nargs=2, default=(5, 40), help="seconds between two disturbances")
+    parser.add_argument("--pause", type=float, nargs=2, default=(2, 10), help="seconds between two disturbances")
     parser.add_argument("--keep", type=Path, help="folder for what is left")
     parser.add_argument("--pid-file", type=Path, required=True, help="of slurmctld")
     flags = parser.parse_args()
@@ -129,13 +131,19 @@ def main():
         wall = time.monotonic() - start
         for folder in ("local", "disturbed"):
             sweep("--collect", folder)
-        print(subprocess.run([sys.executable, "-m", "plmsub", "sweep", "--status", "disturbed"], capture_output=True, text=True).stdout)
+        print(
+            subprocess.run(
+                [sys.executable, "-m", "plmsub", "sweep", "--status", "disturbed"], capture_output=True, text=True
+            ).stdout
+        )
         n, wrong = unlike(Path("local"), Path("disturbed"))
     finally:
         if flags.keep:
             shutil.copytree(".", flags.keep, dirs_exist_ok=True)
     kinds = ", ".join(f"{kind} {k}" for kind, k in sorted(met.items()))
-    print(f"{met.total()} disturbances ({kinds}), handed over {submitted} times, {wall:.0f} s; {n - len(wrong)} of {n} files are equal")
+    print(
+        f"{met.total()} disturbances ({kinds}), handed over {submitted} times, {wall:.0f} s; {n - len(wrong)} of {n} files are equal"
+    )
     sys.exit(f"these differ: {wrong}" if wrong or met.total() < flags.disturbances else 0)
 
 

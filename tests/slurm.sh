@@ -34,6 +34,7 @@ stop() {
 }
 trap stop EXIT
 
+chmod 755 "$here"
 mkdir "$here"/{state,spool,work}
 head -c 1024 /dev/urandom >"$here/munge.key"
 chmod 400 "$here/munge.key"
