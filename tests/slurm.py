@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-SETTINGS = dict(steps=60, valid_every=15, valid_proteins=16, checkpoint_every=3, batch_size=8, suppressed=2)
+SETTINGS = dict(steps=90, valid_every=30, valid_proteins=16, checkpoint_every=3, batch_size=8, suppressed=2)
 SETTINGS |= dict(keep=0.55, learning_rate=0.5, max_damage=10, corruptions=2)
 SCORING = ["--proteins", "20", "--draws", "1"]
 TASKS = 2
@@ -66,7 +66,9 @@ def node_down(chance, flags):
         host = said("sinfo", "-h", "-o", "%n")
         said("scontrol", "update", f"nodename={host}", "state=down", "reason=test")
         time.sleep(chance.uniform(1, 4))
-        said("scontrol", "update", f"nodename={host}", "state=resume")
+        while "down" in said("sinfo", "-h", "-o", "%T", check=False):
+            said("scontrol", "update", f"nodename={host}", "state=resume", check=False)
+            time.sleep(0.5)
         return True
 
 
@@ -115,9 +117,9 @@ def unlike(one, other):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--disturbances", type=int, default=20)
+    parser.add_argument("--disturbances", type=int, default=22)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pause", type=float, nargs=2, default=(2, 10), help="seconds between two disturbances")
+    parser.add_argument("--pause", type=float, nargs=2, default=(2, 12), help="seconds between two disturbances")
     parser.add_argument("--keep", type=Path, help="folder for what is left")
     parser.add_argument("--pid-file", type=Path, required=True, help="of slurmctld")
     flags = parser.parse_args()

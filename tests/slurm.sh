@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A sweep on a real Slurm that is disturbed at random must end with the tables of an undisturbed one, byte for byte.
 #
-#     sudo tests/slurm.sh [--install] [--disturbances 20] [--seed 0] [--keep FOLDER]
+#     sudo tests/slurm.sh [--install] [--disturbances 22] [--seed 0] [--keep FOLDER]
 #
 # Starts munge, slurmctld and slurmd as one machine with the partitions low and high, from a temporary folder; when it ends they are
 # stopped and the folder is gone. Needs root (slurmd does), and Debian's packages slurm-wlm and munge: --install gets them.
@@ -68,7 +68,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 KillWait=15
-ReturnToService=2
+ReturnToService=1
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=2,batch_sched_delay=1,bf_interval=5
 MpiDefault=none

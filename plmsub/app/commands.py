@@ -296,7 +296,7 @@ def _one_look(folder: Path, as_json: bool) -> tuple[pd.DataFrame, str, bool]:  #
     text = status_text(table, get_terminal_size((160, 0)).columns if sys.stdout.isatty() else 1000)
     if queue:
         counts = pd.Series(list(queue.values())).value_counts()
-        text += f"\\nSlurm: {', '.join(f'{n} {state.lower()}' for state, n in counts.items())} tasks"
+        text += f"\nSlurm: {', '.join(f'{n} {state.lower()}' for state, n in counts.items())} tasks"
     return table, text, left and (queue is None or bool(queue) or "running" in set(table.state))
 
 
@@ -314,7 +314,7 @@ def _looked_at(look: LookFlags) -> Any:
     while at_work:
         table, text, at_work = _one_look(folder, look.json)
         if text != shown:
-            print(("\\x1b[H\\x1b[J" if look.watch and sys.stdout.isatty() else "") + text, flush=True)
+            print(("\x1b[H\x1b[J" if look.watch and sys.stdout.isatty() else "") + text, flush=True)
         shown, at_work = text, at_work and look.watch
         if at_work:
             time.sleep(WATCH_SECONDS)
@@ -327,7 +327,7 @@ def _collected(folder: Path) -> pd.DataFrame:
     write_table(table, folder / "collected.csv")
     with whole_file(folder / "collected.png") as temporary:
         collected_figure(table).savefig(temporary, format="png")
-    print(collected_text(table), folder / "collected.csv", folder / "collected.png", sep="\\n")
+    print(collected_text(table), folder / "collected.csv", folder / "collected.png", sep="\n")
     return table
 
 # %% ../../nbs/app/76_commands.ipynb #99bbbc36
@@ -417,7 +417,7 @@ def _dry_run(
 ) -> pd.DataFrame:
     "Print what a sweep would take; without a model if nothing is possible"
     if source == DataFlags():
-        print(f"Planned with the toy proteome ({len(everything)} domains), since no proteins were named\\n")
+        print(f"Planned with the toy proteome ({len(everything)} domains), since no proteins were named\n")
     if (table.error != "").all():
         print(table[["job", "error"]].to_string(index=False))
         return table
@@ -450,8 +450,8 @@ def _swept(rows: list[Job], plm: Plm, everything: list[Protein], out: Path, how:
     table = with_scores(done, out, how)
     shown = table.filter(["job", "state", "sparsity", "S", "S_low", "S_high", "D", "D_low", "D_high", "error"])
     about = ", ".join(f"{name} {value}" for name, value in asdict(how).items())
-    print(f"\\n{shown.to_string(index=False, na_rep='', float_format='{:.2f}'.format)}\\n")
-    print(f"evaluated on: {about}\\n{out / 'runs.csv'}")
+    print(f"\n{shown.to_string(index=False, na_rep='', float_format='{:.2f}'.format)}\n")
+    print(f"evaluated on: {about}\n{out / 'runs.csv'}")
     print(f"Next: plmsub_sweep --collect {out}, plmsub_eval --csv {out / 'runs.csv'}, or plmsub_figures {out}")
     return table
 

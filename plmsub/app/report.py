@@ -23,7 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .flags import DataFlags, command_of, data_of, drawn, parts_of, read_again
-from .sweep import Plan
+from .sweep import KINDS, Plan
 from ..base.errors import ConfigError, DataError, RunError
 from ..base.files import open_text, progress, read_json, sha256_file, whole_file, write_json, write_table
 from ..base.runs import locked
@@ -379,9 +379,9 @@ def done_runs(
             continue
         category = Category.from_dict(record["category"])
         settings = ", ".join(f"{k} {v}" for k, v in sorted(job["settings"].items()))
-        question = (category.name, job["kind"], str(job["split_seed"]), settings, Scoring(**by).name)
+        question = (job["category"], job["kind"], str(job["split_seed"]), settings, Scoring(**by).name)
         found.append(DoneRun(question, job["seed"], category, Scoring(**by), file.parent))
-    return found
+    return sorted(found, key=lambda run: (list(KINDS).index(run.question[1]), run.question, run.seed))
 
 # %% ../../nbs/app/74_report.ipynb #965ec223
 def _losses_of(run: DoneRun) -> pd.DataFrame:
@@ -412,7 +412,6 @@ def collect(
         raise RunError("no run of this sweep is done", file=folder, do="Look at it with plmsub_sweep --status FOLDER")
     frames = []
     for (question, _), runs in groups.items():
-        runs = sorted(runs, key=lambda run: run.seed)
         about = dict(zip(_QUESTION, question)) | dict(seeds=" ".join(str(run.seed) for run in runs))
         frames.append(compare(_pooled(runs), runs[0].category, seed=runs[0].how.seed).assign(**about))
     table = pd.concat(frames, ignore_index=True).assign(margin_p_adjusted=lambda t: corrected(t.margin_p))
@@ -474,6 +473,6 @@ def collected_figure(
         ax.set_xlabel(label)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(labels)), labels)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(labels) - 0.4, -0.6)
     axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize="small")
     return fig

@@ -104,7 +104,7 @@ module = AutoModelForMaskedLM.from_pretrained("{repo.rpartition("/")[2]}")
         f"The mask is under the license {license}. It holds no weights: those of `{model}` have a license of their own."
     )
     parts = {
-        f"# {model} without {category}": f"A mask for [plmsub](https://github.com/plmsub/plmsub): it removes weights of the protein language model `{model}`, which then no longer knows `{category}`, and knows the rest as before.",
+        f"# {model} without {category}": f"A mask for [plmsub](https://github.com/plmsub/plmsub): it removes weights of the protein language model `{model}`, so that the model loses what it knows of `{category}` and keeps the rest. How far it does is said below.",
         "## What it is": _about(info),
         "## What it does": _scores(info, results, scored),
         "## How it was split": split,
