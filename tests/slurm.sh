@@ -11,18 +11,17 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
 if [ "${1:-}" = --install ]; then
     shift
-    printf '#!/bin/sh\nexit 101\n' >/tmp/policy.$$ # no services: the package's own are not started
-    [ -e /usr/sbin/policy-rc.d ] || { install -m 755 /tmp/policy.$$ /usr/sbin/policy-rc.d && added=1; }
-    rm /tmp/policy.$$
+    policy=/usr/sbin/policy-rc.d # the packages' own services are not started
+    [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy && added=1; }
     apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null
-    [ -z "${added:-}" ] || rm /usr/sbin/policy-rc.d
+    [ -z "${added:-}" ] || rm $policy
 fi
 for program in munged slurmctld slurmd sbatch; do
     PATH=$PATH:/usr/sbin command -v $program >/dev/null || { echo "$program is not here: --install gets it, as root" >&2; exit 2; }
 done
 [ "$(id -u)" = 0 ] || { echo "slurmd needs root" >&2; exit 2; }
 
-here=$(mktemp -d /tmp/plmsub-slurm.XXXXXX)
+here=$(mktemp -d -t plmsub-slurm.XXXXXX)
 export PATH=$PATH:/usr/sbin SLURM_CONF=$here/slurm.conf
 services=()
 stop() {
