@@ -50,7 +50,7 @@ CONFIG = TrainConfig(
 )  # weights fall at once
 fork = multiprocessing.get_context("fork")
 World = namedtuple("World", "plm parts target folder")  # read once; the folder is for what all trials share
-MADE_WITH = ("provenance.json",)  # holds the time
+MADE_WITH = ("provenance.json", "attempts.jsonl")  # hold the time
 
 
 def prepared(folder):

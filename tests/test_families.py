@@ -267,6 +267,8 @@ def test_a_causal_model_reads_from_either_end(small):
     changed[0, 4] = encode(["W"])[0, 1]
     moved = (back(changed) - back(tokens)).abs().amax(-1)[0] > 0
     assert moved[1:4].any() and not moved[4:-1].any()  # a residue matters to those before it only
-    assert torch.equal(back.representations(tokens)[plm.n_layers][1, 4], plm.representations(encode(["MHSG"]))[plm.n_layers][0, 1])
+    assert torch.equal(
+        back.representations(tokens)[plm.n_layers][1, 4], plm.representations(encode(["MHSG"]))[plm.n_layers][0, 1]
+    )
     with pytest.raises(ModelError, match="no attention maps"):
         back.attention_maps(tokens)

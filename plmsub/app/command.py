@@ -306,7 +306,7 @@ EXIT_STATUS = {
     1: "refused: the input cannot be used, or nothing can be written",
     2: "the flags cannot be parsed",
     3: "something failed, such as some runs of a sweep; the rest is done",
-    4: "not finished: another process is at work on it",
+    4: "not finished: it waits, or another process is at work on it",
     130: "stopped by Ctrl-C",
     143: "stopped by SIGTERM",
 }

@@ -8,14 +8,17 @@ __all__ = ['Cost', 'measured_cost', 'sweep_cost', 'cost_text']
 # %% ../../nbs/app/75_costs.ipynb #5e0f6994
 import time
 from collections.abc import Sequence
+from statistics import mean
 from typing import NamedTuple
 
 import pandas as pd
 import torch
 
+from .report import Scoring
 from .sweep import Job, Plan, estimate_cost, prepare
 from ..plm import Plm
 from ..proteins import Protein
+from ..tasks.language_model import mlm_perplexity
 from ..teacher import Teacher
 from ..train import new_state, run_step, training_batches
 
@@ -23,7 +26,8 @@ from ..train import new_state, run_step, training_batches
 class Cost(NamedTuple):
     "What runs of one kind take on a device"
 
-    rate: float  # residues a second
+    rate: float  # residues of training a second
+    reading: float  # residues that are only read, in validations and evaluations, a second
     mask: float  # bytes of a finished mask
     checkpoints: float  # bytes of the two that are kept
     answers: float  # bytes of the full model's logits, at most
@@ -45,6 +49,16 @@ def _seconds(plm: Plm, plan: Plan, steps: int) -> tuple[float, int, float, int]:
     return min(seconds[1:]), residues, answers, state.mask.logits.numel()
 
 
+def _reading_rate(plm: Plm, plan: Plan) -> float:  # residues a second
+    "How fast masked residues are scored, without a gradient"
+    few, seconds = plan.parts.valid[:16], []
+    for _ in range(2):  # the first one warms up
+        start = time.perf_counter()
+        mlm_perplexity(plm, few, passes=1)
+        seconds.append(time.perf_counter() - start)
+    return sum(map(len, few)) / min(seconds)
+
+
 def measured_cost(
     plm: Plm,  # on its device
     plan: Plan,  # from `prepare`
@@ -57,27 +71,60 @@ def measured_cost(
     corruptions = 1 if config.kl_inputs == "clean" else config.corruptions
     visits = -(-config.steps * config.accumulate * config.batch_size // n_train)  # of a protein, rounded up
     answers *= n_train * min(corruptions, visits)
-    return Cost(inputs * residues / seconds, weights / 8, 2 * 13 * weights, answers)
+    rates = inputs * residues / seconds, _reading_rate(plm, plan)
+    return Cost(*rates, weights / 8, 2 * 13 * weights, answers)
 
 # %% ../../nbs/app/75_costs.ipynb #f63fa8e9
+def _hours(plan: Plan, residues: int, cost: Cost, how: Scoring) -> tuple[float, float]:
+    "Of training with its validations, and of the evaluation"
+    c, valid, part = plan.config, plan.parts.valid, getattr(plan.parts, how.part)
+    visits = 1 + -(-c.steps // c.valid_every)  # the full model is scored once
+    read = visits * c.valid_passes * min(c.valid_proteins, len(valid)) * mean(map(len, valid))
+    models = 4 + 2 * how.draws  # full, subnetwork, magnitude, and one to say how long it takes; untrained and random
+    scored = models * how.passes * min(how.proteins or len(part), len(part)) * mean(map(len, part))
+    return (residues / cost.rate + read / cost.reading) / 3600, scored / cost.reading / 3600
+
+
 def sweep_cost(
     jobs: Sequence[Job],
     proteins: list[Protein],  # all of them
     plm: Plm,  # on its device
-) -> tuple[pd.DataFrame, float]:  # `estimate_cost` with hours and disk_GB of each run; GB that they share
+    how: Scoring | None = None,  # how each run will be scored; None: as plmsub_sweep does it
+) -> tuple[
+    pd.DataFrame, float
+]:  # `estimate_cost` with hours (training, evaluation) and disk_GB of each run; GB that they share
     "What a sweep would take on the model's device"
     table = estimate_cost(jobs, proteins, plm.n_layers)
     kinds = [(job.kind, str(job.settings.get("layers"))) for job in jobs]  # jobs of a kind cost alike
-    first = {kind: job for kind, job, error in zip(kinds, jobs, table.error) if not error}
-    costs = {kind: measured_cost(plm, prepare(job, proteins, plm.n_layers)) for kind, job in first.items()}
-    of_jobs = [None if error else costs[kind] for kind, error in zip(kinds, table.error)]
-    hours = [n / c.rate / 3600 if c else float("nan") for n, c in zip(table.residues, of_jobs)]
-    table.insert(5, "hours", hours)
-    table.insert(6, "disk_GB", [c.mask / 1e9 if c else float("nan") for c in of_jobs])
+    plans = [None if error else prepare(job, proteins, plm.n_layers) for job, error in zip(jobs, table.error)]
+    first = {kind: plan for kind, plan in zip(reversed(kinds), reversed(plans)) if plan}
+    costs = {kind: measured_cost(plm, plan) for kind, plan in first.items()}
+    none, rows = (float("nan"),) * 3, []
+    for kind, plan, residues in zip(kinds, plans, table.residues):
+        cost = costs.get(kind)
+        rows.append((*_hours(plan, residues, cost, how or Scoring()), cost.mask / 1e9) if plan and cost else none)
+    for k, name in enumerate(("training", "evaluation", "disk_GB")):
+        table.insert(5 + k, name, [row[k] for row in rows])
     shared = sum(max((getattr(c, k) for c in costs.values()), default=0) for k in ("checkpoints", "answers"))
     return table, shared / 1e9
 
 # %% ../../nbs/app/75_costs.ipynb #a62402ee
+def _time(hours: float) -> str:  # such as '3.5 h'
+    "Hours in a unit that suits them"
+    seconds = 3600 * hours
+    if pd.isna(hours):
+        return ""
+    return f"{seconds:.2g} s" if seconds < 60 else f"{seconds / 60:.0f} min" if hours < 2 else f"{hours:,.1f} h"
+
+
+def _size(GB: float) -> str:  # such as '92 kB'
+    "Gigabytes in a unit that suits them"
+    if pd.isna(GB):
+        return ""
+    unit = next(u for u in ((1, "GB"), (1e-3, "MB"), (0, "kB")) if GB >= u[0])
+    return f"{GB / (unit[0] or 1e-6):.3g} {unit[1]}"
+
+
 def cost_text(
     table: pd.DataFrame,  # from `sweep_cost`
     shared_GB: float,  # from `sweep_cost`
@@ -85,10 +132,11 @@ def cost_text(
 ) -> str:
     "The costs as a table and a sum"
     shown = table if table.error.any() else table.drop(columns="error")
-    text = shown.to_string(index=False, na_rep="", formatters=dict(hours="{:.3g}".format, disk_GB="{:.3g}".format))
+    shown = shown.rename(columns=dict(disk_GB="disk"))
+    text = shown.to_string(index=False, na_rep="", formatters=dict(training=_time, evaluation=_time, disk=_size))
     able = table[table.error == ""]
     return (
         f"{text}\n\n{len(able)} of {len(table)} runs: {able.steps.sum():,} steps, {able.residues.sum():,} residues, "
-        f"{able.hours.sum():.3g} hours of training on {device}, {able.disk_GB.sum():.3g} GB of masks, "
-        f"{shared_GB:.3g} GB for checkpoints and answers of the full model"
+        f"{_time(able.training.sum())} of training and {_time(able.evaluation.sum())} of evaluation on {device}, "
+        f"{_size(able.disk_GB.sum())} of masks, {_size(shared_GB)} for checkpoints and answers of the full model"
     )

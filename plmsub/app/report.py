@@ -4,34 +4,38 @@
 
 # %% auto #0
 __all__ = ['Scoring', 'score_run', 'work_text', 'report_figure', 'write_report', 'report_text', 'folders_of', 'ScoredRun',
-           'score_runs', 'write_losses', 'summary', 'write_as_released', 'measure', 'with_scores']
+           'score_runs', 'write_losses', 'summary', 'write_as_released', 'measure', 'with_scores', 'DoneRun',
+           'done_runs', 'collect', 'collected_text', 'collected_figure']
 
 # %% ../../nbs/app/74_report.ipynb #f9d225d3
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .flags import DataFlags, command_of, data_of, drawn, parts_of, proteins_of, read_again
-from .sweep import Plan
-from ..base.errors import ConfigError, DataError
+from .sweep import KINDS, Plan
+from ..base.errors import ConfigError, DataError, RunError
 from ..base.files import open_text, progress, read_json, sha256_file, whole_file, write_json, write_table
 from ..base.runs import locked
 from ..base.seeds import seed_of
 from ..base.settings import check_fields
-from ..comparison import compare, readable, verdict
+from ..categories import Category
+from ..comparison import compare, corrected, readable, verdict
 from ..evaluation import models_of
 from ..models.weights import load_plm
 from ..paper.released import perplexity_rows, run_row, write_results
 from ..plm import Plm
-from ..plots import plain_text, plot_comparison, plot_perplexity, plot_training, plot_zeros
+from ..plots import MAINTAINED, SUPPRESSED, plain_text, plot_comparison, plot_perplexity, plot_training, plot_zeros
 from ..proteins import Protein, content, fingerprint
 from ..splits import PARTS, Split
 from ..tables import models_by_name
@@ -344,8 +348,131 @@ def with_scores(
         for run, file in files.items()
         if file.exists()
     ]
-    if not rows:
-        return table
-    columns = [f"{k}{end}" for k in "SD" for end in ("", "_low", "_high")]
+    columns = ["folder", *(f"{k}{end}" for k in "SD" for end in ("", "_low", "_high"))]
     columns += ["lost_suppressed", "lost_maintained"]
-    return table.merge(pd.concat(rows)[["folder", *columns]], on="folder", how="left").assign(**asdict(how))
+    scores = pd.concat([pd.DataFrame(columns=columns, dtype=object), *(row[columns] for row in rows)])
+    return table.merge(scores, on="folder", how="left").assign(**asdict(how))
+
+# %% ../../nbs/app/74_report.ipynb #30043d6a
+_QUESTION = ("category", "kind", "split_seed", "settings", "scored")  # runs that agree in these differ in their seed
+
+
+class DoneRun(NamedTuple):
+    "A finished run of a sweep, as its folder describes it"
+
+    question: tuple[str, ...]  # see _QUESTION
+    seed: int  # of the training
+    category: Category
+    how: Scoring  # what it was scored with
+    folder: Path
+
+
+def done_runs(
+    folder: str | Path,  # of the sweep
+) -> list[DoneRun]:  # those that are trained and scored
+    "The finished runs of a sweep, without a model"
+    found = []
+    for file in sorted(Path(folder).glob("*/measured.json")):
+        record, by = read_json(file.with_name("config.json")), read_json(file).get("by")
+        job = (record.get("command") or {}).get("job")
+        if not job or not by or not (file.parent / Scoring(**by).name / "perplexity.csv").exists():
+            continue
+        category = Category.from_dict(record["category"])
+        settings = ", ".join(f"{k} {v}" for k, v in sorted(job["settings"].items()))
+        question = (job["category"], job["kind"], str(job["split_seed"]), settings, Scoring(**by).name)
+        found.append(DoneRun(question, job["seed"], category, Scoring(**by), file.parent))
+    return sorted(found, key=lambda run: (list(KINDS).index(run.question[1]), run.question, run.seed))
+
+# %% ../../nbs/app/74_report.ipynb #965ec223
+def _losses_of(run: DoneRun) -> pd.DataFrame:
+    return pd.read_csv(
+        run.folder / run.how.name / "perplexity.csv", dtype=dict(id=str, code=str), engine="python"
+    )  # which reads the very numbers
+
+
+def _pooled(runs: list[DoneRun]) -> pd.DataFrame:
+    "Losses of runs that differ in their seed; of the models that are the same in all, once"
+    tables = []
+    for k, run in enumerate(runs):
+        table = _losses_of(run)
+        once = table.model.isin(["full", "unigram"])
+        table["seed"] = np.where(once | (len(runs) == 1), np.nan, run.seed)
+        tables.append(table[~once | (k == 0)])
+    return pd.concat(tables, ignore_index=True)
+
+
+def collect(
+    folder: str | Path,  # of the sweep
+) -> pd.DataFrame:  # a row for each question and model: what it is, seeds, the columns of `compare`, margin_p_adjusted
+    "What a sweep has found so far, with seeds put together"
+    groups: dict[tuple, list[DoneRun]] = defaultdict(list)
+    for run in done_runs(folder):
+        groups[run.question, json.dumps(run.category.to_dict(), sort_keys=True)].append(run)
+    if not groups:
+        raise RunError("no run of this sweep is done", file=folder, do="Look at it with plmsub_sweep --status FOLDER")
+    frames = []
+    for (question, _), runs in groups.items():
+        about = dict(zip(_QUESTION, question)) | dict(seeds=" ".join(str(run.seed) for run in runs))
+        frames.append(compare(_pooled(runs), runs[0].category, seed=runs[0].how.seed).assign(**about))
+    table = pd.concat(frames, ignore_index=True).assign(margin_p_adjusted=lambda t: corrected(t.margin_p))
+    first = [*_QUESTION, "seeds"]
+    return table[[*first, *(c for c in table if c not in first)]]
+
+# %% ../../nbs/app/74_report.ipynb #26504d64
+def _with_bounds(row: Any, name: str, digits: int) -> str:  # such as '1.10 [0.98, 1.21]'
+    value, low, high = (getattr(row, name + end) for end in ("", "_low", "_high"))
+    return "" if pd.isna(value) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def collected_text(
+    table: pd.DataFrame,  # from `collect`
+) -> str:
+    "What a sweep has found, a row for each question"
+    rows = []
+    for _, models in table.groupby([*_QUESTION, "seeds", "n_suppressed"], sort=False):
+        row = next(models[models.model == "subnetwork"].itertuples())
+        controls = models[~models.model.isin(["subnetwork", "full", "unigram"])].dropna(subset="margin")
+        closest = next(controls.sort_values("margin").itertuples(), None)
+        shown = {name: getattr(row, name) for name in ("category", "kind", "seeds")}
+        shown |= {
+            name: f"{getattr(row, 'n_' + name)} in {getattr(row, 'clusters_' + name)}"
+            for name in ("suppressed", "maintained")
+        }
+        shown |= dict(S=_with_bounds(row, "S", 2), D=_with_bounds(row, "D", 3))
+        if closest:
+            shown |= dict(
+                margin=_with_bounds(closest, "margin", 2), to=closest.model, p=f"{closest.margin_p_adjusted:.2g}"
+            )
+        rows.append(shown)
+    about = "n proteins in so many superfamilies; S and D in nats with 95 % intervals over superfamilies and seeds;\n"
+    about += "the smallest margin of S to a control, with its p adjusted over all rows"
+    return f"{pd.DataFrame(rows).fillna('').to_string(index=False, justify='left')}\n\n{about}"
+
+# %% ../../nbs/app/74_report.ipynb #fa38e666
+def collected_figure(
+    table: pd.DataFrame,  # from `collect`
+) -> Figure:
+    "S and D of every question, with the controls"
+    keys = [*_QUESTION, "seeds", "n_suppressed"]
+    questions = [models for _, models in table.groupby(keys, sort=False)]
+    fig = Figure(figsize=(8, 1.2 + 0.34 * len(questions)), dpi=100, layout="constrained")
+    FigureCanvasAgg(fig)
+    axes: Any = fig.subplots(1, 2, sharey=True)
+    labels = []
+    for k, models in enumerate(questions):
+        row = next(models[models.model == "subnetwork"].itertuples())
+        labels.append(plain_text(row.category + ("" if row.kind == "trained" else f", {row.kind}")))
+        controls = models[~models.model.isin(["subnetwork", "full", "unigram"])]
+        for ax, name, color in zip(axes, "SD", (SUPPRESSED, MAINTAINED)):
+            value, low, high = (getattr(row, name + end) for end in ("", "_low", "_high"))
+            ax.plot(controls[name], [k] * len(controls), "|", color="gray", ms=9, label="controls" if not k else None)
+            ax.plot([low, high], [k, k], color=color)
+            ax.plot(value, k, "o", color=color, label="subnetwork, 95 % interval" if not k else None)
+    for ax, label in zip(axes, ("S, selectivity (nats)", "D, damage (nats)")):
+        ax.axvline(0, color="black", lw=0.6)
+        ax.set_xlabel(label)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(range(len(labels)), labels)
+    axes[0].set_ylim(len(labels) - 0.4, -0.6)
+    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize="small")
+    return fig

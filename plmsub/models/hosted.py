@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ABSENT', 'LAYERS', 'SPELLED', 'CARP_TOKENS', 'Part', 'States', 'ModelFamily', 'Translation', 'HostedWeights',
-           'moved_module', 'HostedCopies', 'HostedPlm', 'run_transformers', 'matrices_of', 'shared_tokens',
+           'moved_module', 'HostedCopies', 'flipped', 'HostedPlm', 'run_transformers', 'matrices_of', 'shared_tokens',
            'check_known', 'transformers_family', 'carp_family']
 
 # %% ../../nbs/models/23_hosted.ipynb #fdaeb5f5
@@ -139,6 +139,8 @@ def _with_parts(matrices, parameters, weights):  # canonical name -> Part; name 
 class HostedWeights(Plm):
     "A library's frozen module: where it is, how precise, and what tells it from others"
 
+    reversed = False  # does it read a protein from its last residue?
+
     def __init__(
         self,
         module: nn.Module,  # of the library; it is frozen, and shared
@@ -233,9 +235,31 @@ class HostedCopies(HostedWeights):
             module.get_parameter(n).copy_(w)
         return self._copy(module, name)
 
+    def backwards(self) -> Self:
+        "The same model reading every protein from its last residue; scores and states stand at their residues"
+        out = self._copy(self.module, f"{self.name}, backwards")
+        out.reversed, out._fingerprint = not self.reversed, self._fingerprint
+        return out
+
     def untrained(self, seed: int = 0) -> Self:
         "A model of the same shape that has learned nothing; other seeds give other weights"
         return self._copy(_forgetful(self.module, seed), f"{self.name}, random weights")
+
+# %% ../../nbs/models/23_hosted.ipynb #fb8054b3
+def flipped(
+    x: Tensor,  # (B,L,...) a row for each token
+    tokens: Tensor,  # (B,L) of the ESM alphabet
+) -> Tensor:  # (B,L,...)
+    "Rows of the residues of each protein in reverse order; those of the ends and of padding stay"
+    n, i = tokens.ne(PAD).sum(1, keepdim=True), torch.arange(tokens.shape[1], device=tokens.device)
+    order = torch.where((i >= 1) & (i < n - 1), n - 1 - i, i)
+    return x[torch.arange(len(x), device=x.device)[:, None], order.to(x.device)]
+
+
+def _in_place(plm, x, tokens, causal=False):  # x: (B,L',...) a row for each token of the model, as it reads them
+    "(B,L,...) a row for each token of the ESM alphabet"
+    x = plm.translation.aligned(x, causal)
+    return flipped(x, as_tokens(tokens)) if plm.reversed else x
 
 # %% ../../nbs/models/23_hosted.ipynb #64a0c442
 class HostedPlm(HostedCopies):
@@ -246,6 +270,7 @@ class HostedPlm(HostedCopies):
         if self.max_residues and tokens.shape[1] - 2 > self.max_residues:
             what = f"sequences of up to {tokens.shape[1] - 2:,} residues, but {self.name} reads {self.max_residues:,}"
             raise DataError(what, do="Leave longer ones out")
+        tokens = flipped(tokens, tokens) if self.reversed else tokens
         own = self.translation.there(tokens.to(self.device, non_blocking=True))
         changed = _with_parts(self.family.matrices, self.parameters, weights or {})
         runner = _Runner(self.module, self.family.run)
@@ -261,7 +286,7 @@ class HostedPlm(HostedCopies):
         logits = self._states(tokens, weights).logits
         if logits is None:
             raise ModelError(f"{self.name} has no head for language modeling", do=FIT_HEAD)
-        logits = self.translation.aligned(logits, self.causal)
+        logits = _in_place(self, logits, tokens, self.causal)
         return self.translation.back(logits if at is None else logits.flatten(0, 1)[at.to(self.device)])
 
     def representations(
@@ -272,7 +297,7 @@ class HostedPlm(HostedCopies):
     ) -> dict[int, Tensor]:  # layer -> (B,L,D)
         "Hidden states"
         layers, hidden = check_layers(layers, self.n_layers), self._states(tokens, weights).hidden
-        return {k: self.translation.aligned(hidden[k]) for k in layers}
+        return {k: _in_place(self, hidden[k], tokens) for k in layers}
 
     def attention_maps(self, tokens: Sequences, weights: Replaced = None) -> Tensor:
         "Attention (B,K,H,L,L) of every head: a row says where its token looks; 0 to and from padding"
@@ -281,6 +306,8 @@ class HostedPlm(HostedCopies):
 # %% ../../nbs/models/23_hosted.ipynb #1751bf0a
 def _maps(plm, tokens, weights):
     "(B,K,H,L,L) attention maps, zero to and from padding and what the model has no token for"
+    if plm.reversed:
+        raise ModelError(f"{plm.name} gives no attention maps", do="Take those of the model that reads forwards")
     maps = plm._states(tokens := as_tokens(tokens), weights, True).attention
     if not maps:
         raise ModelError(f"{plm.name} has no attention maps")

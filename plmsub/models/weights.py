@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'HEAD', 'VOCABULARIES', 'SHIPPED_MODELS', 'save_plm', 'read_plm', 'contact_file', 'with_contacts',
            'save_fairesm', 'load_pickle', 'unwrapped', 'without_prefix', 'read_fairesm', 'weight_files',
            'read_transformers', 'read_vocabulary', 'read_hosted', 'plm_of_module', 'released_models', 'find_on_hub',
-           'load_plm']
+           'find_model', 'load_plm']
 
 # %% ../../nbs/models/24_weights.ipynb #9ac327d6
 import argparse
@@ -757,6 +757,15 @@ def _read_file(file, name):
     raise ModelError("unknown kind of file", file=file, text=file.suffix, do=do)
 
 
+def find_model(
+    model: str | Path,  # as for `load_plm`
+) -> tuple[str, Path]:  # its name, and its file or folder
+    "Where a model is; it is fetched if it is not here, and not read"
+    hub = str(model).removeprefix("facebook/")
+    name = hub if hub in released_models() and not Path(model).exists() else str(model)
+    return name, (find_on_hub(str(model)) if isinstance(model, str) else None) or _find_model(name)
+
+
 def load_plm(
     model: str | Path | nn.Module | Plm,  # a name ('toy', 'mini', fair-esm's, the hub's), a path, a module in memory
     device: Any = None,  # 'cpu', 'cuda', 'cuda:1', 'mps'; `None`: the CPU, or where the model is
@@ -770,10 +779,7 @@ def load_plm(
         return plm_of_module(model, vocabulary).to(device, dtype)
     if not isinstance(model, (str, Path)):
         raise ModelError(f"a {type(model).__name__} does not name a model", text=str(model), do=_NAMES)
-    place, hub = pick_device(device), str(model).removeprefix("facebook/")
-    file = find_on_hub(str(model)) if isinstance(model, str) else None
-    name = hub if hub in released_models() and not Path(model).exists() else str(model)
-    file = file or _find_model(name)
+    place, (name, file) = pick_device(device), find_model(model)
     if file.is_dir() or file.name == "pytorch_model.bin":
         plm = read_transformers(file if file.is_dir() else file.parent, vocabulary)
         plm.name = str(model).partition("@")[0].rpartition("/")[2] if _HUB.fullmatch(str(model)) else plm.name
