@@ -328,7 +328,8 @@ def results(done, some, everyone):
 def groups(some):
     "Name -> chains, and the column of their loss"
     by = {name: [p for p in some if p.labels["chain"] == name] for name in CHAINS.values()}
-    by |= {name: [p for p in some if p.labels["origin"] == name] for name in ("human", "mouse")}
+    for origin in ("human", "mouse"):
+        by[f"{origin} heavy"] = [p for p in by["heavy"] if p.labels["origin"] == origin]
     columns = {name: (ps, "value") for name, ps in by.items()}
     return columns | {"CDR residues": (some, "suppressed_nats"), "framework residues": (some, "maintained_nats")}
 
