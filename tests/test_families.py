@@ -259,7 +259,7 @@ def test_commands_take_a_folder_of_another_family(small, tmp_path):
 
 
 def test_a_causal_model_reads_from_either_end(small):
-    plm = small("Jamba").plm
+    plm = load_plm(small("Jamba").path)
     back, tokens = plm.backwards(), encode(["MKTAYIAKQR", "GSHM"])
     mirrored = flipped(plm(flipped(tokens, tokens)), tokens)
     assert torch.equal(back(tokens), mirrored) and torch.equal(back.backwards()(tokens), plm(tokens))
@@ -267,8 +267,10 @@ def test_a_causal_model_reads_from_either_end(small):
     changed[0, 4] = encode(["W"])[0, 1]
     moved = (back(changed) - back(tokens)).abs().amax(-1)[0] > 0
     assert moved[1:4].any() and not moved[4:-1].any()  # a residue matters to those before it only
-    assert torch.equal(
-        back.representations(tokens)[plm.n_layers][1, 4], plm.representations(encode(["MHSG"]))[plm.n_layers][0, 1]
+    assert torch.allclose(
+        back.representations(tokens)[plm.n_layers][1, 4],
+        plm.representations(encode(["MHSG"]))[plm.n_layers][0, 1],
+        atol=1e-5,
     )
     with pytest.raises(ModelError, match="no attention maps"):
         back.attention_maps(tokens)

@@ -100,7 +100,7 @@ def test_impossible_targets_are_refused_before_a_model_is_loaded(tmp_path):
 def test_a_dry_run_prices_the_paper(tmp_path):
     status, said = shell(tmp_path, "plmsub_sweep", "paper", "--dry-run", "--levels", "residue,class,random")
     assert status == 0, said
-    for words in ("1920", "hours of training on cpu", "GB of masks", "cannot be a category", "7 of 9 runs"):
+    for words in ("1920", "of training and ", "B of masks", "cannot be a category", "7 of 9 runs"):
         assert words in said, (words, said)
     assert not (tmp_path / "runs").exists()
 
