@@ -48,7 +48,7 @@ def _seconds(plm: Plm, plan: Plan, steps: int) -> tuple[float, int, float, int]:
     answers = sum(answer.nbytes for answer in teacher.cache.new.values()) / len(batch.ids)
     return min(seconds[1:]), residues, answers, state.mask.logits.numel()
 
-
+# %% ../../nbs/app/75_costs.ipynb #3031fe90
 def _reading_rate(plm: Plm, plan: Plan) -> float:  # residues a second
     "How fast masked residues are scored, without a gradient"
     few, seconds = plan.parts.valid[:16], []

@@ -195,7 +195,7 @@ def without_jquery(
         del data["text/html"]
         data["text/markdown"] = f"```{{=html}}\n{html}\n```"
 
-
+# %% ../../nbs/app/77_site.ipynb #0d6675f2
 def _folded(source: str) -> str:
     "Code of an example; long code is opened by a click"
     lines = [line for line in source.split("\n") if not line.startswith("#|")]

@@ -346,7 +346,7 @@ def add_jobs(
         write_jobs(together := [*before, *(job for job in jobs if job not in before)], path)
     return together
 
-
+# %% ../../nbs/app/71_sweep.ipynb #8f4da2e6
 def add_rows(
     table: pd.DataFrame,  # from `sweep`, perhaps with more columns
     path: str | Path,  # CSV; made if it does not exist

@@ -143,7 +143,7 @@ def push_files(
         raise RunError("the hub does not take this", text=f"{repo}: {str(e).split(chr(10))[0]}", do=do) from None
     return done.commit_url
 
-
+# %% ../../nbs/models/29_hub.ipynb #0819dd91
 def mask_on_hub(
     name: str,  # 'user/name' or 'user/name@revision'
 ) -> Path | None:  # its mask file, checked; `None` for what is no such name
