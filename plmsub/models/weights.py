@@ -444,15 +444,19 @@ def _read_state(files):
     return unwrapped(state)
 
 
+def _tell_left_out(keys, where):
+    "A note of weights that belong to other heads"
+    if keys:
+        listed = ", ".join(keys[:3]) + " …" * (len(keys) > 3)
+        note(f"{where}: left out what is no part of a language model: {listed}")
+
+
 def _esm_state(state, where):
     "Key of transformers' `EsmForMaskedLM` -> tensor; other heads and the pooler are left out, and that is said"
     if not any(key.startswith("esm.") for key in state):  # an encoder that was saved by itself
         state = {key if key.startswith("lm_head.") else f"esm.{key}": w for key, w in state.items()}
     others = [k for k in state if not k.startswith(("esm.", "lm_head.")) or k.startswith("esm.pooler.")]
-    if others:
-        note(
-            f"{where}: left out what is no part of a language model: {', '.join(others[:3])}{' …' * (len(others) > 3)}"
-        )
+    _tell_left_out(others, where)
     return {k: w for k, w in state.items() if k not in others}
 
 # %% ../../nbs/models/24_weights.ipynb #4f72d70e
@@ -564,9 +568,7 @@ def _module_of(config, state, where):  # config: of transformers
     if others := sorted(said["unexpected_keys"]):
         if any(".layer" in n for n in others):
             raise ModelError("unexpected weights", file=where, text=", ".join(others[:3]), do=_APART)
-        note(
-            f"{where}: left out what is no part of a language model: {', '.join(others[:3])}{' …' * (len(others) > 3)}"
-        )
+        _tell_left_out(others, where)
     return module, not said["missing_keys"]
 
 # %% ../../nbs/models/24_weights.ipynb #eeb2e444
