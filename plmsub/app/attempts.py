@@ -137,13 +137,14 @@ class Progress(NamedTuple):
 
 
 def _last_rows(file: Path, size: int = 1 << 16) -> list[dict[str, Any]]:
-    "The rows of a log within its last bytes"
+    "Of the last bytes of a log: the last row with a validation, and the last row"
     if not file.exists():
         return []
     with open(file, "rb") as f:
         f.seek(start := max(0, f.seek(0, os.SEEK_END) - size))
         lines = f.read().split(b"\n")
-    return [json.loads(line) for line in lines[bool(start) : -1]]  # what follows the last line break is being written
+    whole = lines[bool(start) : -1]  # what follows the last line break is being written
+    return [json.loads(line) for line in [line for line in whole if b'"valid_S"' in line][-1:] + whole[-1:]]
 
 # %% ../../nbs/app/65_attempts.ipynb #3fe25787
 def _is_alive(last: Attempt, written: float, queue: Mapping[str, str] | None) -> bool | None:  # `None`: silent

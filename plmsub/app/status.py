@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WATCH_SECONDS', 'read_rows', 'job_row', 'job_name', 'sweep_status', 'status_text', 'LookFlags', 'tasks_of',
-           'show_status', 'cancel_sweep', 'look', 'exit_status']
+           'show_status', 'cancel_sweep', 'look_at', 'exit_status']
 
 # %% ../../nbs/app/67_status.ipynb #df4ab8e4
 import shutil
@@ -123,10 +123,11 @@ def status_text(
 ) -> str:
     "What every run is doing, and a sum"
     short = 36
+    width_of_job = min(short, max(map(len, table.job), default=0))
     steps = [f"{r.step}/{_shown(r.steps, '.0f')}" if pd.notna(r.steps) else "" for r in table.itertuples()]
     shown = pd.DataFrame(
         dict(
-            job=[j if len(j) <= short else j[: short - 3] + "..." for j in table.job],
+            job=[f"{j if len(j) <= short else j[: short - 3] + '...':{width_of_job}}" for j in table.job],
             state=table.state,
             host=table.host.str.partition(".")[0],
             step=steps,
@@ -226,7 +227,7 @@ def cancel_sweep(
     print(f"cancelled: {', '.join(tasks)}")
 
 
-def look(
+def look_at(
     flags: LookFlags,  # status or cancel
 ) -> Any:  # the table, if there is one
     "What the flags ask for"
