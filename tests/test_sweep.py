@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -218,10 +219,30 @@ def test_runs_of_two_processes_and_then_of_one():
     assert status_of("--status", "together")[0] == 0
 
 
+@pytest.mark.slow
 def test_an_error_in_a_run_of_two_processes_ends_in_order():
     "Both are started again by torchrun, and the run that failed twice is left out"
-    bad = QUICK | dict(steps=2, learning_rate=1e38, valid_every=1)
+    bad = QUICK | dict(valid_proteins=1)  # has no suppressed residue, which training finds out
     write_jobs([Job("1", settings=bad), Job("2", settings=QUICK)], "jobs.csv")
     assert processes(2, "jobs.csv").wait() == 3
     table = pd.read_csv("together/runs.csv")
     assert table.state.tolist() == ["failed", "done"] and "failed twice" in table.error[0]
+
+
+@pytest.mark.slow
+def test_two_nodes_train_one_run(tmp_path, monkeypatch):
+    "Two commands that believe in Slurm's variables to be on two nodes; the one that is first leads"
+    alone, _ = said(plmsub_sweep, "jobs.csv", "sweep", **SMALL)
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho localhost\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        job = (free.getsockname()[1] - 20000) % 20000
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name, value in dict(STEP_NUM_NODES="2", STEP_NODELIST="node[1-2]", JOB_ID=str(job)).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    both = [processes(1, "jobs.csv") for _ in range(2)]
+    assert [node.wait() for node in both] == [0, 0]
+    for name in alone.folder:
+        one, other = (load_mask(f"{place}/{name}/mask.safetensors") for place in ("sweep", "together"))
+        assert all((m == other[key]).all() for key, m in one.items())
+    assert all(len(f.read_text().splitlines()) == 2 for f in Path("together").glob("*/attempts.jsonl"))

@@ -454,7 +454,7 @@ def collect(
 
 # %% ../../nbs/app/74_report.ipynb #26504d64
 def _with_bounds(row: Any, name: str, digits: int) -> str:  # such as '1.10 [0.98, 1.21]'
-    value, low, high = (getattr(row, name + end) for end in ("", "_low", "_high"))
+    value, low, high = (round(getattr(row, name + end), digits) + 0.0 for end in ("", "_low", "_high"))  # not -0.00
     return "" if pd.isna(value) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 

@@ -50,12 +50,8 @@ class SlurmFlags:
     gpus: str = ""  # GPUs of a node, such as 1 or a100:1; with --device cuda by default one for each process
     cpus: int = 2  # cores of a task
     constraint: str = ""  # features of the nodes
-    nodes: int = (
-        1  # nodes of a task; on each one a process takes runs, or with --processes all of them train every run together
-    )
-    processes: int = (
-        0  # processes on a node that train every run together, each with a GPU of its own; also without Slurm
-    )
+    nodes: int = 1  # nodes of a task; on each a process takes runs, or with --processes all work on the same runs
+    processes: int = 0  # processes on a node that train every run together, with a GPU each; also without Slurm
     slurm_extra: str = ""  # more for sbatch, such as 'qos=long exclude=node7 requeue'
 
     def __post_init__(self):
