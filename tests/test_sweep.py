@@ -221,7 +221,7 @@ def test_runs_of_two_processes_and_then_of_one():
 
 @pytest.mark.slow
 def test_an_error_in_a_run_of_two_processes_ends_in_order():
-    "Both are started again by torchrun, and the run that failed twice is left out"
+    "Both are started again, and the run that failed twice is left out"
     bad = QUICK | dict(valid_proteins=1)  # has no suppressed residue, which training finds out
     write_jobs([Job("1", settings=bad), Job("2", settings=QUICK)], "jobs.csv")
     assert processes(2, "jobs.csv").wait() == 3

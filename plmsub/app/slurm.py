@@ -123,7 +123,9 @@ class Task:
 RESTARTS = 10  # of all processes, after one of them has failed
 
 
-def meeting_point() -> list[str]:  # flags of torchrun
+def meeting_point(
+    again: int = 0,  # which start this is
+) -> list[str]:  # flags of torchrun
     "Where processes meet: at the first node of this step of Slurm's, or here"
     nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
     if nodes == 1:
@@ -131,28 +133,40 @@ def meeting_point() -> list[str]:  # flags of torchrun
     asked = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
     first = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()[0]
     job, times = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
-    where = [f"--rdzv-id={job}-{times}", f"--rdzv-endpoint={first}:{20000 + int(job) % 20000}"]
-    return [f"--nnodes={nodes}", "--rdzv-backend=c10d", *where]
+    port = 20000 + (int(job) + again) % 20000
+    return [
+        f"--nnodes={nodes}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-id={job}-{times}-{again}",
+        f"--rdzv-endpoint={first}:{port}",
+    ]
+
+# %% ../../nbs/app/66_slurm.ipynb #6004b26a
+def _started(command: Sequence[str], threads: int, came: list[int]) -> int:  # exit status
+    "Run torchrun, and hand it SIGTERM if a signal comes"
+    process, told = subprocess.Popen(command, env=dict(OMP_NUM_THREADS=str(threads)) | os.environ), False
+    while (status := process.poll()) is None:
+        if came and not told:
+            process.terminate()
+            told = True
+        time.sleep(0.2)
+    return status
 
 
 def run_together(
     words: Sequence[str],  # of the command, after python
     processes: int,  # on this node
 ) -> int:  # exit status of torchrun
-    "Start a command in several processes that train every run together; what stops this one stops all of them in good order"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    "Start a command in several processes that train every run together; what stops this one stops all in good order"
+    torchrun, status = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"], 0
     cores = int(os.environ.get("SLURM_CPUS_PER_TASK", os.cpu_count() or 1))
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // processes)))
-    command = [*torchrun, f"--max-restarts={RESTARTS}", *meeting_point(), *words]
     with noticing_signals() as came:
-        process, told = subprocess.Popen(command, env=os.environ | dict(OMP_NUM_THREADS=threads)), False
-        while (status := process.poll()) is None:
-            if came and not told:
-                process.terminate()
-                told = True
-            time.sleep(0.2)
-    if came:
-        sys.exit(128 + came[0])
+        for again in range(RESTARTS + 1):
+            status = _started([*torchrun, *meeting_point(again), *words], max(1, cores // processes), came)
+            if came:
+                sys.exit(128 + came[0])
+            if not status:
+                break
     return status
 
 # %% ../../nbs/app/66_slurm.ipynb #eee39dbb

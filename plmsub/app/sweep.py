@@ -10,6 +10,7 @@ __all__ = ['KINDS', 'SWEPT', 'Job', 'shuffled_category', 'Plan', 'prepare', 'est
 import json
 import os
 import re
+import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -227,7 +228,7 @@ def run_job(
 # %% ../../nbs/app/71_sweep.ipynb #80b25788
 @contextmanager
 def _ending_all(together: bool) -> Iterator[None]:
-    "An error in one of several processes ends it, since the others wait for it; torchrun then starts all of them again"
+    "An error in one of several processes ends it, since the others wait for it; all are then started again"
     try:
         yield
     except Exception as e:
@@ -250,7 +251,7 @@ def _together(device: torch.device) -> Iterator[tuple[bool, Callable[[Job | None
         return told[0]
 
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(days=30))  # the others wait while the first one evaluates
+    dist.init_process_group(backend, timeout=timedelta(days=1))  # the others wait while the first one evaluates
     try:
         yield dist.get_rank() == 0, tell
     finally:
@@ -261,7 +262,12 @@ def _follow(plm: Plm, proteins: list[Protein], folder: Path, hear: Callable[[Non
     "Train what the first process trains"
     while job := hear(None):
         plan = prepare(job, proteins, plm.n_layers)
-        fit(plm, plan.parts, plan.category, plan.config, job_folder(job, plm, plan, folder), mmseqs=False)
+        try:
+            fit(plm, plan.parts, plan.category, plan.config, job_folder(job, plm, plan, folder), mmseqs=False)
+        except Exception as e:
+            if not isinstance(e, Stopped):
+                time.sleep(10)  # the first process records what went wrong, if it meets it too
+            raise
 
 # %% ../../nbs/app/71_sweep.ipynb #c397ad91
 SWEPT = ("job", "state", "folder", "valid_S", "valid_D", "sparsity", "step", "error")
