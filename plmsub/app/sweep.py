@@ -193,6 +193,25 @@ def scores_of(
     measured = read_json(file) if file.exists() else dict(scores={})
     return measured["scores"] if measured.get("by") == measured_by else {}
 
+# %% ../../nbs/app/71_sweep.ipynb #a8a1dc5d
+def _told(error: Exception) -> str:
+    "An error in words; one that is not the package's own is also shown whole"
+    if isinstance(error, PlmsubError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _ending_all(together: bool) -> Iterator[None]:
+    "An error in one of several processes ends it, since the others wait for it; all are then started again"
+    try:
+        yield
+    except Exception as e:
+        if not together or isinstance(e, Stopped):
+            raise
+        raise SystemExit(_told(e)) from None
+
 # %% ../../nbs/app/71_sweep.ipynb #e924310f
 def run_job(
     job: Job,
@@ -226,17 +245,6 @@ def run_job(
     return run_folder
 
 # %% ../../nbs/app/71_sweep.ipynb #80b25788
-@contextmanager
-def _ending_all(together: bool) -> Iterator[None]:
-    "An error in one of several processes ends it, since the others wait for it; all are then started again"
-    try:
-        yield
-    except Exception as e:
-        if not together or isinstance(e, Stopped):
-            raise
-        raise SystemExit(_told(e)) from None
-
-
 @contextmanager
 def _together(device: torch.device) -> Iterator[tuple[bool, Callable[[Job | None], Job | None] | None]]:
     "Is this the first process? And how it tells the others what comes next; nothing if it is alone"
@@ -328,14 +336,6 @@ def _swept(
         if row["state"] == "elsewhere" and (scores := scores_of(folder / row["folder"], measured_by)):
             on_run(row.update(scores, state="done") or row)
     return rows
-
-
-def _told(error: Exception) -> str:
-    "An error in words; one that is not the package's own is also shown whole"
-    if isinstance(error, PlmsubError):
-        return str(error)
-    traceback.print_exception(error)
-    return f"{type(error).__name__}: {error}"
 
 # %% ../../nbs/app/71_sweep.ipynb #ea126c9c
 def write_jobs(
