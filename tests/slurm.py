@@ -12,6 +12,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from plmsub.subnetwork import load_mask
+
 SETTINGS = dict(steps=90, valid_every=30, valid_proteins=16, checkpoint_every=3, batch_size=8, suppressed=2)
 SETTINGS |= dict(keep=0.55, learning_rate=0.5, max_damage=10, corruptions=2)
 SCORING = ["--proteins", "20", "--draws", "1"]
@@ -105,6 +107,12 @@ def disturbed(flags):
                 print(f"{time.monotonic() - start:6.0f} s  {met.total():3}  {kind}", flush=True)
 
 
+def alike(one, other):
+    "Share of the weights that two masks treat alike"
+    one, other = load_mask(one), load_mask(other)
+    return sum(int((m == other[name]).sum()) for name, m in one.items()) / one.n_weights
+
+
 def limited(flags):
     "A run that needs more time than its task has, by one process and by two: how often it was stopped, and which files differ"
     settings = SETTINGS | dict(steps=flags.steps, valid_every=flags.steps, valid_proteins=8)
@@ -122,16 +130,18 @@ def limited(flags):
         ]
         stopped = sum(row.get("how") == "stopped" for row in attempts)
         logs = "".join(f.read_text() for f in Path(place, "slurm").glob("*_log.err"))
-        names = [f"{f.parent.name}/{f.name}" for f in Path("unlimited").glob("*/mask.safetensors")]
-        names += [] if processes else ["runs.csv", *(f"{Path(name).parent}/log.jsonl" for name in names)]
+        mask = next(f.relative_to("unlimited") for f in Path("unlimited").glob("*/mask.safetensors"))
+        names = [] if processes else ["runs.csv", str(mask), str(mask.with_name("log.jsonl"))]  # sums in another order
         wrong = [
             n
             for n in names
             if not Path(place, n).exists() or Path(place, n).read_bytes() != Path("unlimited", n).read_bytes()
         ]
+        share = alike(Path("unlimited", mask), Path(place, mask))
+        wrong += [f"share of equal weights {share}"] if share < 0.9999 else []
         print(
             f"{max(1, processes)} processes, {flags.minutes} min a task: stopped with a checkpoint {stopped} times by SIGUSR2 "
-            f"({logs.count('timed-out')} timeouts in the log), {time.monotonic() - start:.0f} s; {len(names) - len(wrong)} of {len(names)} files are equal",
+            f"({logs.count('timed-out')} timeouts in the log), {time.monotonic() - start:.0f} s; {share:.6f} of the mask are equal, different files: {wrong}",
             flush=True,
         )
         if wrong or not stopped or "timed-out" not in logs:
@@ -159,9 +169,9 @@ def main():
     parser.add_argument(
         "--parts", default="limit,disturbed", help="limit: tasks that reach their time limit; disturbed"
     )
-    parser.add_argument("--steps", type=int, default=400, help="of the run that is longer than a task")
-    parser.add_argument("--minutes", type=int, default=1, help="of its tasks")
-    parser.add_argument("--notice", type=int, default=30, help="seconds before their end that they are told")
+    parser.add_argument("--steps", type=int, default=600, help="of the run that is longer than a task")
+    parser.add_argument("--minutes", type=int, default=2, help="of its tasks")
+    parser.add_argument("--notice", type=int, default=60, help="seconds before their end that they are told")
     flags = parser.parse_args()
     if "limit" in flags.parts:
         limited(flags)

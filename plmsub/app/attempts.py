@@ -185,7 +185,8 @@ def progress_of(
     written = log.stat().st_mtime if rows else datetime.fromisoformat(last.begun).timestamp()
     alive = _is_alive(last, written, queue)
     if not alive:
-        return done._replace(state="silent" if alive is None else "stopped", error=given_up(attempts))
+        why = given_up(attempts)
+        return done._replace(state="silent" if alive is None else "failed" if why else "stopped", error=why)
     seconds = written - datetime.fromisoformat(last.begun).timestamp()
     rate = 60 * (done.step - last.step) / seconds if seconds > 0 and done.step > last.step else None
     left = 60 * (steps - done.step) / rate if rate and steps else None

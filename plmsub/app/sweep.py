@@ -233,7 +233,7 @@ def run_job(
     with locked(run_folder):
         if why := given_up(read_attempts(run_folder)):
             raise RunError(why, file=run_folder, do="To try it again all the same, add retry=True")
-        with attempt(run_folder, steps=plan.config.steps, job=asdict(job)), _ending_all(call is not None):
+        with _ending_all(call is not None), attempt(run_folder, steps=plan.config.steps, job=asdict(job)):
             if call:
                 call(job)
             run = fit(
