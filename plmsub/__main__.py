@@ -1,6 +1,6 @@
 "The command plmsub, as python -m plmsub"
 
-from plmsub.app.commands import main
+from plmsub.app.start import main
 
 if __name__ == "__main__":
     main()

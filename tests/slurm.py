@@ -1,6 +1,7 @@
 """Disturb a sweep on Slurm at random, and compare what it ends with. Started by tests/slurm.sh, which starts the cluster."""
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -10,6 +11,8 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+
+from plmsub.subnetwork import load_mask
 
 SETTINGS = dict(steps=90, valid_every=30, valid_proteins=16, checkpoint_every=3, batch_size=8, suppressed=2)
 SETTINGS |= dict(keep=0.55, learning_rate=0.5, max_damage=10, corruptions=2)
@@ -104,6 +107,47 @@ def disturbed(flags):
                 print(f"{time.monotonic() - start:6.0f} s  {met.total():3}  {kind}", flush=True)
 
 
+def alike(one, other):
+    "Share of the weights that two masks treat alike"
+    one, other = load_mask(one), load_mask(other)
+    return sum(int((m == other[name]).sum()) for name, m in one.items()) / one.n_weights
+
+
+def limited(flags):
+    "A run that needs more time than its task has, by one process and by two: how often it was stopped, and which files differ"
+    settings = SETTINGS | dict(steps=flags.steps, valid_every=flags.steps, valid_proteins=8)
+    Path("long.csv").write_text(f"category,{','.join(settings)}\n1,{','.join(map(str, settings.values()))}\n")
+    sweep("long.csv", "--out", "unlimited", *SCORING)
+    for processes in (0, 2):
+        place, start = f"limited-{processes}", time.monotonic()
+        slurm = ["--slurm", "1", "--partition", "low", "--time", str(flags.minutes), "--cpus", str(processes or 1)]
+        slurm += [f"--processes={processes}"] if processes else []
+        sweep("long.csv", "--out", place, *SCORING, *slurm, "--slurm-extra", f"signal=USR2@{flags.notice}")
+        while tasks("PD,R,CG,CF,S"):
+            time.sleep(1)
+        attempts = [
+            json.loads(line) for f in Path(place).glob("*/attempts.jsonl") for line in f.read_text().splitlines()
+        ]
+        stopped = sum(row.get("how") == "stopped" for row in attempts)
+        logs = "".join(f.read_text() for f in Path(place, "slurm").glob("*_log.err"))
+        mask = next(f.relative_to("unlimited") for f in Path("unlimited").glob("*/mask.safetensors"))
+        names = [] if processes else ["runs.csv", str(mask), str(mask.with_name("log.jsonl"))]  # sums in another order
+        wrong = [
+            n
+            for n in names
+            if not Path(place, n).exists() or Path(place, n).read_bytes() != Path("unlimited", n).read_bytes()
+        ]
+        share = alike(Path("unlimited", mask), Path(place, mask))
+        wrong += [f"share of equal weights {share}"] if share < 0.9999 else []
+        print(
+            f"{max(1, processes)} processes, {flags.minutes} min a task: stopped with a checkpoint {stopped} times by SIGUSR2 "
+            f"({logs.count('timed-out')} timeouts in the log), {time.monotonic() - start:.0f} s; {share:.6f} of the mask are equal, different files: {wrong}",
+            flush=True,
+        )
+        if wrong or not stopped or "timed-out" not in logs:
+            sys.exit(f"these differ: {wrong}" if wrong else f"the time limit was not met: {attempts} {logs[-3000:]}")
+
+
 def unlike(one, other):
     "Files of finished runs, and tables, that differ"
     names = ["runs.csv", "collected.csv", "jobs.csv"]
@@ -122,7 +166,17 @@ def main():
     parser.add_argument("--pause", type=float, nargs=2, default=(2, 12), help="seconds between two disturbances")
     parser.add_argument("--keep", type=Path, help="folder for what is left")
     parser.add_argument("--pid-file", type=Path, required=True, help="of slurmctld")
+    parser.add_argument(
+        "--parts", default="limit,disturbed", help="limit: tasks that reach their time limit; disturbed"
+    )
+    parser.add_argument("--steps", type=int, default=600, help="of the run that is longer than a task")
+    parser.add_argument("--minutes", type=int, default=2, help="of its tasks")
+    parser.add_argument("--notice", type=int, default=60, help="seconds before their end that they are told")
     flags = parser.parse_args()
+    if "limit" in flags.parts:
+        limited(flags)
+    if "disturbed" not in flags.parts:
+        return
     write_jobs()
     start = time.monotonic()
     sweep("jobs.csv", "--out", "local", *SCORING)

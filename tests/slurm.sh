@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# A sweep on a real Slurm that is disturbed at random must end with the tables of an undisturbed one, byte for byte.
+# A sweep on a real Slurm that is disturbed at random, or that reaches the time limit of its tasks, must end with the tables of an
+# undisturbed one, byte for byte.
 #
-#     sudo tests/slurm.sh [--install] [--disturbances 22] [--seed 0] [--keep FOLDER]
+#     sudo tests/slurm.sh [--install] [--parts limit,disturbed] [--disturbances 22] [--seed 0] [--keep FOLDER]
 #
 # Starts munge, slurmctld and slurmd as one machine with the partitions low and high, from a temporary folder; when it ends they are
 # stopped and the folder is gone. Needs root (slurmd does), and Debian's packages slurm-wlm and munge: --install gets them.

@@ -2,7 +2,14 @@
 
 import io
 import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,12 +17,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from plmsub.app import mask_commands
+from plmsub.app import mask_commands, status
 from plmsub.app.commands import plmsub_sweep
 from plmsub.app.slurm import SlurmFlags
 from plmsub.app.sweep import Job, add_rows, write_jobs
 from plmsub.base.errors import ConfigError, RunError
 from plmsub.base.runs import read_log
+from plmsub.subnetwork import load_mask
 
 QUICK = dict(steps=2, valid_every=2, valid_proteins=8, corruptions=1, batch_size=8, suppressed=2, keep=0.55)
 QUICK |= dict(learning_rate=0.5, max_damage=10.0)
@@ -113,7 +121,8 @@ def test_the_flags_of_slurm_are_kept(monkeypatch):
         return [SimpleNamespace(job_id=f"{len(asked)}_{k}") for k in range(flags.slurm)]
 
     monkeypatch.setattr(mask_commands, "submit", submit)
-    monkeypatch.setattr(mask_commands, "queue_of", lambda tasks: {task: "PENDING" for task in tasks} or None)
+    for module in (mask_commands, status):
+        monkeypatch.setattr(module, "queue_of", lambda tasks: {task: "PENDING" for task in tasks} or None)
     monkeypatch.setattr("plmsub.models.weights.load_plm", None)
     given = dict(slurm=2, partition="low", mem="16G", slurm_extra="qos=long", device="cuda", plm="mini", **SMALL)
     tasks, text = said(plmsub_sweep, "jobs.csv", "sweep", **given)
@@ -126,12 +135,13 @@ def test_the_flags_of_slurm_are_kept(monkeypatch):
     (words, first), (again, second) = asked
     assert first == SlurmFlags(slurm=2, partition="low", mem="16G", slurm_extra="qos=long", gpus="1")
     assert second == SlurmFlags(slurm=1, partition="low", mem="32G", slurm_extra="qos=long", gpus="1")
-    assert words == again and {"--device=cuda", "--plm=mini", "--proteins=20", "--draws=1"} <= set(words)
+    assert words[:4] == [sys.executable, "-m", "plmsub", "sweep"] and words == again
+    assert {"--device=cuda", "--plm=mini", "--proteins=20", "--draws=1"} <= set(words)
     assert json.loads(Path("sweep/slurm.json").read_text())["tasks"] == ["1_0", "1_1", "2_0"]
     code, text = status_of("--status", "sweep")
     assert code == 4 and "Slurm: 3 pending" in text
     cancelled = []
-    monkeypatch.setattr(mask_commands, "cancel", cancelled.extend)
+    monkeypatch.setattr(status, "cancel", cancelled.extend)
     assert "1_0, 1_1, 2_0" in said(plmsub_sweep, cancel="sweep")[1] and len(cancelled) == 3
 
 
@@ -141,9 +151,12 @@ def test_flags_that_do_not_go_together():
             plmsub_sweep(**wrong)
 
 
-def test_a_dry_run_says_what_it_plans_with():
-    _, text = said(plmsub_sweep, "jobs.csv", dry_run=True)
-    assert "Planned with the toy proteome (960 domains)" in text and " of evaluation on cpu" in text and "kB" in text
+def test_a_dry_run_says_what_it_plans_with(monkeypatch):
+    monkeypatch.setattr(mask_commands, "sweep_cost", partial(mask_commands.sweep_cost, seconds=1))
+    table, text = said(plmsub_sweep, "jobs.csv", dry_run=True, price=3600)
+    money = float(re.search(r"price: +([\d,.]+), at 3600 for an hour", text)[1].replace(",", ""))
+    assert money == pytest.approx(3600 * (table.training + table.evaluation).sum(), abs=0.006)
+    assert "Planned with the toy proteome (960 domains)" in text and " on cpu: " in text and "kB" in text
 
 
 def test_the_log_is_written_before_the_first_checkpoint(monkeypatch):
@@ -156,3 +169,80 @@ def test_the_log_is_written_before_the_first_checkpoint(monkeypatch):
     monkeypatch.setitem(mask_commands.fit.__globals__, "train_step", watched)
     said(mask_commands.plmsub_train, "1", "run", **QUICK | dict(steps=4, checkpoint_every=99))
     assert seen == [0, 1, 1, 1] and [row["step"] for row in read_log("run")] == [1, 2, 3, 4]
+
+
+def test_a_look_at_a_sweep_loads_no_pytorch():
+    "From the shell, by both names of the command; nor does the table of status, whatever else is in the folder"
+    Path("sweep").mkdir()
+    write_jobs([Job("1", seed=k, settings=QUICK) for k in range(3)], "sweep/jobs.csv")
+    program = "import sys\nfrom plmsub.app.start import main, plmsub_sweep\nsys.argv = {argv}\ntry: {name}()\n"
+    program += "except SystemExit as end: print('exit', end.code, 'torch' in sys.modules, 'scipy' in sys.modules)"
+    for argv, name in (
+        (["x", "sweep", "--status", "sweep"], "main"),
+        (["x", "--status=sweep", "--json"], "plmsub_sweep"),
+    ):
+        words = [sys.executable, "-c", program.format(argv=argv, name=name)]
+        said = subprocess.run(words, capture_output=True, text=True).stdout
+        assert "exit 4 False False" in said and "waiting" in said, said
+
+
+def processes(n, *flags):
+    "A sweep whose runs are trained by n processes each"
+    words = [sys.executable, "-m", "plmsub", "sweep", *flags, "--out", "together", "--proteins", "20", "--draws", "1"]
+    return subprocess.Popen(
+        [*words, *([f"--processes={n}"] if n else [])],
+        env=os.environ | dict(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""),
+    )
+
+
+def test_runs_of_two_processes_and_then_of_one():
+    "Stopped by SIGTERM with two, gone on with by one, and the next by two: the masks are those of one process"
+    settings = QUICK | dict(steps=24, valid_every=12, checkpoint_every=4)
+    write_jobs([Job("1", seed=seed, settings=settings) for seed in range(2)], "jobs.csv")
+    alone, _ = said(plmsub_sweep, "jobs.csv", "sweep", **SMALL)
+    both, logs = processes(2, "jobs.csv"), Path("together")
+    while not any(len(read_log(f.parent)) > 2 for f in logs.glob("*/log.jsonl")):
+        assert both.poll() is None
+        time.sleep(0.1)
+    both.terminate()
+    assert both.wait() == 143
+    steps = [int(f.stem) for f in logs.glob("*/checkpoint/*.safetensors")]
+    assert steps and max(steps) < 24
+    run = next(logs.glob("*/checkpoint")).parent
+    jobs = pd.read_csv("jobs.csv", dtype=str)
+    jobs[jobs.seed == run.name.split("-")[2]].to_csv("one.csv", index=False)
+    assert processes(0, "one.csv").wait() == 0 and processes(2).wait() == 0
+    for name in alone.folder:
+        one, other = (load_mask(f"{place}/{name}/mask.safetensors") for place in ("sweep", "together"))
+        assert all((m == other[key]).all() for key, m in one.items())
+    assert pd.read_csv("together/runs.csv").state.tolist() == ["done", "done"]
+    assert status_of("--status", "together")[0] == 0
+
+
+@pytest.mark.slow
+def test_an_error_in_a_run_of_two_processes_ends_in_order():
+    "Both are started again, and the run that failed twice is left out"
+    bad = QUICK | dict(valid_proteins=1)  # has no suppressed residue, which training finds out
+    write_jobs([Job("1", settings=bad), Job("2", settings=QUICK)], "jobs.csv")
+    assert processes(2, "jobs.csv").wait() == 3
+    table = pd.read_csv("together/runs.csv")
+    assert table.state.tolist() == ["failed", "done"] and "failed twice" in table.error[0]
+
+
+@pytest.mark.slow
+def test_two_nodes_train_one_run(tmp_path, monkeypatch):
+    "Two commands that believe in Slurm's variables to be on two nodes; the one that is first leads"
+    alone, _ = said(plmsub_sweep, "jobs.csv", "sweep", **SMALL)
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho localhost\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        job = (free.getsockname()[1] - 20000) % 20000
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name, value in dict(STEP_NUM_NODES="2", STEP_NODELIST="node[1-2]", JOB_ID=str(job)).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    both = [processes(1, "jobs.csv") for _ in range(2)]
+    assert [node.wait() for node in both] == [0, 0]
+    for name in alone.folder:
+        one, other = (load_mask(f"{place}/{name}/mask.safetensors") for place in ("sweep", "together"))
+        assert all((m == other[key]).all() for key, m in one.items())
+    assert all(len(f.read_text().splitlines()) == 2 for f in Path("together").glob("*/attempts.jsonl"))

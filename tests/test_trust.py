@@ -233,13 +233,6 @@ def test_a_sweep_with_failed_runs_says_so(here):
     assert status_of(plmsub_sweep, "some.csv", "--out", "sweep", "--proteins", "20", "--draws", "1") == 3
 
 
-def test_a_sweep_is_no_work_for_torchrun(here, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="without torchrun"):
-        plmsub_sweep("one.csv", "new", proteins=20)
-    assert not Path("new").exists()
-
-
 def interrupting(function, after=2):
     "A function that is interrupted by Ctrl-C in one of its calls"
     calls = []

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DataFlags', 'skipped_table', 'tell_skipped', 'fetched_cath', 'CathFlags', 'FileFlags', 'ModelFlags', 'RunModelFlags',
-           'RunDataFlags', 'SplitFlags', 'LookFlags', 'category_and_parts', 'category_counts', 'recorded', 'command_of',
-           'data_of', 'run_of', 'parts_of', 'read_again', 'proteins_of', 'drawn', 'names_in']
+           'RunDataFlags', 'SplitFlags', 'category_and_parts', 'category_counts', 'recorded', 'command_of', 'data_of',
+           'run_of', 'parts_of', 'read_again', 'proteins_of', 'drawn', 'names_in']
 
 # %% ../../nbs/app/73_flags.ipynb #f9cc69ff
 from collections import defaultdict
@@ -240,27 +240,6 @@ class SplitFlags:
         own = self.suppressed_by or None
         how = dict(by=self.split_by, seed=self.split_seed, suppressed_by=own)
         return given_split(self.split, proteins, category, **how)
-
-# %% ../../nbs/app/73_flags.ipynb #04da7667
-@dataclass(frozen=True)
-class LookFlags:
-    "Look at a sweep, and do nothing else"
-
-    status: str = ""  # its folder: show what the runs are doing
-    watch: bool = False  # with --status: again and again, until none is left
-    json: bool = False  # with --status: as JSON
-    collect: str = ""  # its folder: tables and a figure of what is done so far, with seeds put together
-    cancel: str = ""  # its folder: take its tasks out of Slurm's queue; runs stop with a checkpoint
-
-    def __post_init__(self):
-        check_fields(self)
-        if sum(map(bool, (self.status, self.collect, self.cancel))) > 1:
-            raise ConfigError("status, collect and cancel are three commands", do="Give one of them")
-        if (self.watch or self.json) and not self.status:
-            raise ConfigError("watch and json are for the status", do="Add status='FOLDER'")
-
-    folder = property(lambda self: Path(self.status or self.collect or self.cancel) if any(self.given) else None)
-    given = property(lambda self: (self.status, self.collect, self.cancel))
 
 # %% ../../nbs/app/73_flags.ipynb #940c7fba
 def _labeled(proteins: list[Any], category: Category) -> list[Any]:

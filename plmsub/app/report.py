@@ -9,6 +9,7 @@ __all__ = ['Scoring', 'score_run', 'work_text', 'report_figure', 'write_report',
 
 # %% ../../nbs/app/74_report.ipynb #f9d225d3
 import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from .flags import DataFlags, command_of, data_of, drawn, parts_of, proteins_of,
 from .sweep import KINDS, Plan
 from ..base.errors import ConfigError, DataError, RunError
 from ..base.files import open_text, progress, read_json, sha256_file, whole_file, write_json, write_table
+from ..base.intervals import t_interval
 from ..base.runs import locked
 from ..base.seeds import seed_of
 from ..base.settings import check_fields
@@ -379,7 +381,13 @@ def done_runs(
             continue
         category = Category.from_dict(record["category"])
         settings = ", ".join(f"{k} {v}" for k, v in sorted(job["settings"].items()))
-        question = (job["category"], job["kind"], str(job["split_seed"]), settings, Scoring(**by).name)
+        question = (
+            re.sub(r"^(random:\d+):\d+$", r"\1", job["category"]),
+            job["kind"],
+            str(job["split_seed"]),
+            settings,
+            Scoring(**by).name,
+        )
         found.append(DoneRun(question, job["seed"], category, Scoring(**by), file.parent))
     return sorted(found, key=lambda run: (list(KINDS).index(run.question[1]), run.question, run.seed))
 
@@ -401,26 +409,52 @@ def _pooled(runs: list[DoneRun]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def _compared(runs: list[DoneRun]) -> pd.DataFrame:
+    return compare(_pooled(runs), runs[0].category, seed=runs[0].how.seed)
+
+
+def _over_draws(found: list[pd.DataFrame]) -> pd.DataFrame:
+    "Comparisons of other proteins each, as with shuffled labels: means over the draws, with t intervals over them"
+    n, rows = len(found), []
+    for _, some in pd.concat(found).groupby("model", sort=False):
+        row = dict(some.iloc[0], n_runs=some.n_runs.sum(), S_sd=some.S.std(), D_sd=some.D.std())
+        row |= {c: round(some[c].mean()) for c in some if c.startswith(("n_supp", "n_main", "clusters_", "residues_"))}
+        row |= {c: some[c].mean() for c in some if c.startswith("lost_")}
+        for name in [c for c in some if f"{c}_low" in some]:
+            value, spread = np.array([some[name].mean()]), np.array([some[name].var() / n])
+            low, high, p = t_interval(value, [(spread, np.array([n - 1.0]))])
+            row |= {name: value[0], f"{name}_low": low[0], f"{name}_high": high[0]} | (
+                {"margin_p": p[0]} if name == "margin" else {}
+            )
+        row |= {c: np.exp(row[c.replace("ppl", "value")]) for c in some if c.startswith("ppl_")}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+# %% ../../nbs/app/74_report.ipynb #e46e4567
 def collect(
     folder: str | Path,  # of the sweep
 ) -> pd.DataFrame:  # a row for each question and model: what it is, seeds, the columns of `compare`, margin_p_adjusted
     "What a sweep has found so far, with seeds put together"
     groups: dict[tuple, list[DoneRun]] = defaultdict(list)
     for run in done_runs(folder):
-        groups[run.question, json.dumps(run.category.to_dict(), sort_keys=True)].append(run)
+        groups[run.question].append(run)
     if not groups:
         raise RunError("no run of this sweep is done", file=folder, do="Look at it with plmsub_sweep --status FOLDER")
     frames = []
-    for (question, _), runs in groups.items():
+    for question, runs in groups.items():
         about = dict(zip(_QUESTION, question)) | dict(seeds=" ".join(str(run.seed) for run in runs))
-        frames.append(compare(_pooled(runs), runs[0].category, seed=runs[0].how.seed).assign(**about))
+        if len({json.dumps(run.category.to_dict(), sort_keys=True) for run in runs}) == 1:
+            found = _compared(runs)
+        else:
+            found = _over_draws([_compared([run]) for run in runs])
+        frames.append(found.assign(**about))
     table = pd.concat(frames, ignore_index=True).assign(margin_p_adjusted=lambda t: corrected(t.margin_p))
     first = [*_QUESTION, "seeds"]
     return table[[*first, *(c for c in table if c not in first)]]
 
 # %% ../../nbs/app/74_report.ipynb #26504d64
 def _with_bounds(row: Any, name: str, digits: int) -> str:  # such as '1.10 [0.98, 1.21]'
-    value, low, high = (getattr(row, name + end) for end in ("", "_low", "_high"))
+    value, low, high = (round(getattr(row, name + end), digits) + 0.0 for end in ("", "_low", "_high"))  # not -0.00
     return "" if pd.isna(value) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 

@@ -4,27 +4,32 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SWEPT', 'Job', 'shuffled_category', 'Plan', 'prepare', 'estimate_cost', 'job_folder', 'scores_of', 'run_job',
-           'refuse_torchrun', 'sweep', 'write_jobs', 'read_jobs', 'claim_sweep', 'add_jobs', 'add_rows', 'sweep_status',
-           'status_text', 'paper_jobs']
+           'sweep', 'write_jobs', 'read_jobs', 'claim_sweep', 'add_jobs', 'add_rows', 'paper_jobs']
 
 # %% ../../nbs/app/71_sweep.ipynb #ff4fa268
 import json
 import os
 import re
+import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from datetime import timedelta
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
-from .attempts import Progress, attempt, given_up, progress_of, read_attempts
+from .attempts import attempt, given_up, read_attempts
+from .status import job_name, job_row, read_rows
 from ..base.errors import ConfigError, DataError, PlmsubError, RunError
-from ..base.files import note, one_at_a_time, open_text, progress, read_json, write_json, write_table
+from ..base.files import one_at_a_time, progress, read_json, write_json, write_table
 from ..base.runs import Busy, Stopped, claim_folder, locked
 from ..base.seeds import numpy_rng, seed_of
 from ..base.settings import check_fields, one_of
@@ -72,9 +77,7 @@ class Job:
             raise ConfigError("no such setting", text=unknown[0], do=do)
 
     def __str__(self):
-        given = dict(split=self.split) if self.split else {}
-        changes = "".join(f", {k} {v}" for k, v in (given | self.settings).items())
-        return f"{self.category}{'' if self.kind == 'trained' else ', ' + self.kind}, seed {self.seed}{changes}"
+        return job_name(job_row(asdict(self)))
 
 # %% ../../nbs/app/71_sweep.ipynb #4c433b49
 def shuffled_category(
@@ -160,8 +163,9 @@ def estimate_cost(
             rows.append(dict(job=str(job), error=str(e)))
             continue
         suppressed, maintained = category.sides(parts.train)
-        seen = c.steps * c.accumulate * c.batch_size * (1 if c.kl_inputs == "masked" else 2)
-        residues = round(seen * np.mean([len(p) for p in parts.train]))
+        pools = (batches := training_batches(parts, category, c)).pools
+        of_batch = sum(batches.shares[name] * np.mean([len(p) for p in pool]) for name, pool in pools.items())
+        residues = round(c.steps * c.accumulate * of_batch * (1 if c.kl_inputs == "masked" else 2))
         row = dict(suppressed=suppressed, maintained=maintained, steps=c.steps, residues=residues)
         rows.append(dict(job=str(job), **row, error=""))
     numbers = ["suppressed", "maintained", "steps", "residues"]
@@ -189,6 +193,25 @@ def scores_of(
     measured = read_json(file) if file.exists() else dict(scores={})
     return measured["scores"] if measured.get("by") == measured_by else {}
 
+# %% ../../nbs/app/71_sweep.ipynb #a8a1dc5d
+def _told(error: Exception) -> str:
+    "An error in words; one that is not the package's own is also shown whole"
+    if isinstance(error, PlmsubError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _ending_all(together: bool) -> Iterator[None]:
+    "An error in one of several processes ends it, since the others wait for it; all are then started again"
+    try:
+        yield
+    except Exception as e:
+        if not together or isinstance(e, Stopped):
+            raise
+        raise SystemExit(_told(e)) from None
+
 # %% ../../nbs/app/71_sweep.ipynb #e924310f
 def run_job(
     job: Job,
@@ -199,6 +222,7 @@ def run_job(
     on_validation: Callable[[Path, Plan, State], Any] | None = None,  # called after each validation
     measured_by: dict | None = None,  # what measure depends on, as plain values: with others it is called again
     command: dict | None = None,  # how the model and the data can be found again, see fit
+    call: Callable[[Job], Any] | None = None,  # tells the other processes that train every run together with this one
 ) -> Path:  # the run's folder; raises Busy if another process works on it
     "Train the mask of a job and measure it; nothing is done twice"
     plan = prepare(job, proteins, plm.n_layers)
@@ -209,7 +233,9 @@ def run_job(
     with locked(run_folder):
         if why := given_up(read_attempts(run_folder)):
             raise RunError(why, file=run_folder, do="To try it again all the same, add retry=True")
-        with attempt(run_folder, steps=plan.config.steps, job=asdict(job)):
+        with _ending_all(call is not None), attempt(run_folder, steps=plan.config.steps, job=asdict(job)):
+            if call:
+                call(job)
             run = fit(
                 plm, plan.parts, plan.category, plan.config, run_folder, record, mmseqs=False, on_validation=watch
             )
@@ -219,11 +245,37 @@ def run_job(
     return run_folder
 
 # %% ../../nbs/app/71_sweep.ipynb #80b25788
-def refuse_torchrun() -> None:
-    "`ConfigError` for one of several processes that train one run together"
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        what = "torchrun trains one run with several processes, and a sweep trains several runs"
-        raise ConfigError(what, do="Start the sweep without torchrun, once for each device")
+@contextmanager
+def _together(device: torch.device) -> Iterator[tuple[bool, Callable[[Job | None], Job | None] | None]]:
+    "Is this the first process? And how it tells the others what comes next; nothing if it is alone"
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield True, None
+        return
+    import torch.distributed as dist
+
+    def tell(job: Job | None) -> Job | None:
+        told = [job]
+        dist.broadcast_object_list(told)
+        return told[0]
+
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(days=1))  # the others wait while the first one evaluates
+    try:
+        yield dist.get_rank() == 0, tell
+    finally:
+        dist.destroy_process_group()
+
+
+def _follow(plm: Plm, proteins: list[Protein], folder: Path, hear: Callable[[None], Job | None]) -> None:
+    "Train what the first process trains"
+    while job := hear(None):
+        plan = prepare(job, proteins, plm.n_layers)
+        try:
+            fit(plm, plan.parts, plan.category, plan.config, job_folder(job, plm, plan, folder), mmseqs=False)
+        except Exception as e:
+            if not isinstance(e, Stopped):
+                time.sleep(10)  # the first process records what went wrong, if it meets it too
+            raise
 
 # %% ../../nbs/app/71_sweep.ipynb #c397ad91
 SWEPT = ("job", "state", "folder", "valid_S", "valid_D", "sparsity", "step", "error")
@@ -239,17 +291,39 @@ def sweep(
     measured_by: dict | None = None,  # see `run_job`
     command: dict | None = None,  # see `run_job`
     on_run: Callable[[dict[str, Any]], Any] | None = None,  # called with the row of each run, as soon as it is known
-) -> pd.DataFrame:  # a row a job: job, state ('done', 'failed', 'elsewhere'), folder, scores of the mask, error
+) -> (
+    pd.DataFrame
+):  # a row a job: job, state ('done', 'failed', 'elsewhere'), folder, scores, error; none but in the first process
     "Train and measure every job that is not done yet"
-    refuse_torchrun()
     jobs, plm, folder = read_jobs(jobs) if isinstance(jobs, (str, Path)) else jobs, load_plm(plm), Path(folder)
-    rows, tell = list[dict[str, Any]](), on_run or (lambda row: None)
+    with _together(plm.device) as (first, tell):
+        if not first and tell:
+            _follow(plm, proteins, folder, tell)
+            return pd.DataFrame(columns=SWEPT)
+        of_all: dict[str, Any] = dict(plm=plm, proteins=proteins, folder=folder, measured_by=measured_by)
+        train = partial(run_job, measure=measure, on_validation=on_validation, command=command, call=tell, **of_all)
+        rows = _swept(jobs, train, on_run or (lambda row: None), **of_all)
+        if tell:
+            tell(None)
+    return pd.DataFrame(rows, columns=SWEPT)
+
+
+def _swept(
+    jobs: Sequence[Job],
+    train: Callable[[Job], Path],
+    on_run: Callable[[dict[str, Any]], Any],
+    plm: Plm,
+    proteins: list[Protein],
+    folder: Path,
+    measured_by: dict | None,
+) -> list[dict[str, Any]]:
+    "One job after the other"
+    rows = list[dict[str, Any]]()
     for job in progress(jobs, desc="runs"):
         row: dict[str, Any] = dict(job=str(job), state="failed", error="")
         try:
             row["folder"] = job_folder(job, plm, prepare(job, proteins, plm.n_layers), folder).name
-            run_folder = run_job(job, plm, proteins, folder, measure, on_validation, measured_by, command)
-            row |= dict(scores_of(run_folder, measured_by), state="done")
+            row |= dict(scores_of(train(job), measured_by), state="done")
         except Stopped:
             raise
         except Busy:
@@ -257,19 +331,11 @@ def sweep(
         except Exception as e:  # such as memory that runs out: the other runs go on
             row["error"] = _told(e)
         rows.append(row)
-        tell(row)
+        on_run(row)
     for row in rows:  # by now the others may be done with theirs
         if row["state"] == "elsewhere" and (scores := scores_of(folder / row["folder"], measured_by)):
-            tell(row.update(scores, state="done") or row)
-    return pd.DataFrame(rows, columns=SWEPT)
-
-
-def _told(error: Exception) -> str:
-    "An error in words; one that is not the package's own is also shown whole"
-    if isinstance(error, PlmsubError):
-        return str(error)
-    traceback.print_exception(error)
-    return f"{type(error).__name__}: {error}"
+            on_run(row.update(scores, state="done") or row)
+    return rows
 
 # %% ../../nbs/app/71_sweep.ipynb #ea126c9c
 def write_jobs(
@@ -277,28 +343,14 @@ def write_jobs(
     path: str | Path,  # CSV
 ) -> Path:
     "Write a table of runs"
-    rows = [{k: v for k, v in asdict(job).items() if k != "settings"} | job.settings for job in jobs]
-    rows = [{k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in row.items()} for row in rows]
-    return write_table(pd.DataFrame(rows, dtype=object), path)
+    return write_table(pd.DataFrame([job_row(asdict(job)) for job in jobs], dtype=object), path)
 
 # %% ../../nbs/app/71_sweep.ipynb #d1885f4a
 def read_jobs(
     path: str | Path,  # CSV
 ) -> list[Job]:  # raises `DataError` for a row that is no job
     "Read a table of runs"
-    with open_text(path) as text:
-        try:
-            table = pd.read_csv(text, dtype=str, keep_default_na=False)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError) as e:
-            raise DataError("this is not a table", file=path, text=str(e)) from None
-    for other in [name for name in ("suppress", "target") if name in table and "category" not in table]:
-        note(f"{path}: the column {other} is read as category")
-        table = table.rename(columns={other: "category"})
-    if "category" not in table:
-        do = "Call the column category that says what to suppress, such as 1.10 or helix"
-        raise DataError("a table of runs has a column category", path, 1, ", ".join(table.columns), do)
-    rows = table.to_dict("records")
-    return [_job({str(k): v for k, v in row.items() if v != ""}, path, n) for n, row in enumerate(rows, 2)]
+    return [_job(row, path, k) for k, row in enumerate(read_rows(path), 2)]
 
 
 def _job(row: dict[str, str], path: str | Path, n: int) -> Job:
@@ -374,84 +426,6 @@ def _as_text(table: pd.DataFrame) -> pd.DataFrame:
         for row in table.to_dict("records")
     ]
     return pd.DataFrame(rows, columns=table.columns)
-
-# %% ../../nbs/app/71_sweep.ipynb #003e4afe
-def _key(job: dict[str, Any]) -> str:
-    return json.dumps(job, sort_keys=True, default=list)
-
-
-def sweep_status(
-    folder: str | Path,  # of the sweep; needs no model and no proteins
-    queue: Mapping[str, str] | None = None,  # from `queue_of`
-) -> pd.DataFrame:  # a row a job: job, the columns of `Progress` (rate in steps a minute, left in seconds), folder
-    "What every run of a sweep is doing"
-    folder = Path(folder)
-    if not (folder / "jobs.csv").exists():
-        raise RunError("no sweep here", file=folder, do="Give the folder that plmsub_sweep writes to")
-    folders = {}
-    for file in folder.glob("*/attempts.jsonl"):
-        if about := [a.about["job"] for a in read_attempts(file.parent) if "job" in a.about]:
-            folders[_key(about[-1])] = file.parent.name
-    known = folder / "runs.csv"
-    written = (
-        pd.read_csv(known, dtype=str, keep_default_na=False).set_index("job") if known.exists() else pd.DataFrame()
-    )
-    rows = []
-    for job in read_jobs(folder / "jobs.csv"):
-        row = written.loc[str(job)] if str(job) in written.index else {}
-        name = folders.get(_key(asdict(job))) or row.get("folder", "")
-        state = progress_of(folder / name, queue) if name else Progress(row.get("state") or "waiting")
-        state = state if name else state._replace(error=row.get("error", ""))
-        rows.append(dict(job=str(job), **state._asdict(), folder=name))
-    return pd.DataFrame(rows, columns=["job", *Progress._fields, "folder"])
-
-# %% ../../nbs/app/71_sweep.ipynb #a9fab009
-def _duration(seconds: float | None) -> str:  # such as 1:05:00
-    if seconds is None or pd.isna(seconds):
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None or pd.isna(value) else format(value, form)
-
-
-def status_text(
-    table: pd.DataFrame,  # from `sweep_status`
-    width: int = 140,  # of the terminal, characters
-) -> str:
-    "What every run is doing, and a sum"
-    short = 36
-    steps = [f"{r.step}/{_shown(r.steps, '.0f')}" if pd.notna(r.steps) else "" for r in table.itertuples()]
-    shown = pd.DataFrame(
-        dict(
-            job=[j if len(j) <= short else j[: short - 3] + "..." for j in table.job],
-            state=table.state,
-            host=table.host.str.partition(".")[0],
-            step=steps,
-            S=[_shown(v, ".2f") for v in table.valid_S],
-            D=[_shown(v, ".3f") for v in table.valid_D],
-            rate=[_shown(v, ".3g") for v in table.rate],
-            left=[_duration(v) for v in table.left],
-            tries=table.tries,
-            error=table.error,
-        )
-    )
-    lines = [line.rstrip()[:width] for line in shown.to_string(index=False, justify="left").splitlines()]
-    counts = ", ".join(f"{n} {state}" for state, n in table.state.value_counts(sort=False).items())
-    return "\n".join([*lines, "", f"{len(table)} runs: {counts}{_until_the_end(table)}"])
-
-
-def _until_the_end(table: pd.DataFrame) -> str:
-    "Time until all runs are done, if those at work go on as they do"
-    rate, known = table.rate.sum(), table.steps.dropna()
-    if not rate or known.empty:
-        return ""
-    left = sum(
-        (known.mean() if pd.isna(r.steps) else r.steps) - r.step for r in table.itertuples() if r.state != "done"
-    )
-    return f"; about {_duration(60 * left / rate)} of training left, with {rate:.3g} steps a minute"
 
 # %% ../../nbs/app/71_sweep.ipynb #7ff50887
 def paper_jobs(
