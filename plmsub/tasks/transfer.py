@@ -532,7 +532,8 @@ def trained_weights(
         head = Head(torch.zeros(model.dim), torch.ones(model.dim), torch.zeros(n_classes), config.pooling)
         inside = 0
         if config.tune != "head":
-            inside = sum(p.numel() for p in tunable_module(model, config).parameters() if p.requires_grad)
+            with torch.random.fork_rng([]):  # adapters are drawn
+                inside = sum(p.numel() for p in tunable_module(model, config).parameters() if p.requires_grad)
         row = dict(head=sum(p.numel() for p in head.parameters()), adapters=inside * (config.tune == "lora"))
         trained = inside * (config.tune == "full")
         rows.append(dict(way=name, **row, model_trained=trained, model_frozen=own - trained))
@@ -555,11 +556,11 @@ def training_memory(
     items: list = ["A" * n] * config.batch
     if config.tune == "head":
         items = [torch.zeros(1 if config.pooling == "mean" else n, model.dim)] * config.batch
-    module = None if config.tune == "head" else tunable_module(model, config).train()
-    device = torch.device("cpu" if module is None else model.device)
-    head = Head(torch.zeros(model.dim), torch.ones(model.dim), torch.zeros(2), config.pooling).to(device)
-    fixed = [*head.parameters(), *head.buffers(), *(module.parameters() if module else [])]
+    device = torch.device("cpu" if config.tune == "head" else model.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        module = None if config.tune == "head" else tunable_module(model, config).train()
+        head = Head(torch.zeros(model.dim), torch.ones(model.dim), torch.zeros(2), config.pooling).to(device)
+        fixed = [*head.parameters(), *head.buffers(), *(module.parameters() if module else [])]
         with torch.autograd.graph.saved_tensors_hooks(hold, lambda x: x):
             _loss(head(*module_states(module, items, device)), torch.zeros(config.batch, dtype=torch.long).to(device))
     weights = {p.untyped_storage().data_ptr() for p in fixed}
