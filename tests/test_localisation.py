@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from plmsub.app.measures import plmsub_probe
 from plmsub.base.errors import ConfigError
 from plmsub.base.seeds import numpy_rng
 from plmsub.batches import encode
@@ -273,6 +274,40 @@ def test_the_cluster_comes_along(proteins):
     given = [replace(p, labels=p.labels | dict(cluster=f"c{i // 2}")) for i, p in enumerate(proteins)]
     for ps, wanted in ((given, [f"c{i // 2}" for i in range(len(proteins))]), (proteins, [p.id for p in proteins])):
         assert label_prediction(OneHot(), ps, config=TuneConfig("head", epochs=1)).cluster.tolist() == wanted
+
+
+# --- From the shell
+
+
+def test_the_command_prints_what_the_functions_say(planted, proteins, tmp_path, capsys):
+    (tmp_path / "toy.fasta").write_text(localization_text(planted))
+    files = dict(data=str(tmp_path / "toy.fasta"), out=str(tmp_path / "rows.csv"), picture=str(tmp_path / "seen.png"))
+    rows = plmsub_probe("localization", plm="toy", max_residues=100, **files)
+    told = capsys.readouterr().out
+    for table in (location_counts(proteins), truncation(proteins, (100, 128, 512, 1022)).round(3)):
+        assert table.to_string() in told
+    assert set(rows.model) == {"full", "composition", "permuted labels"} and rows.fold.nunique() == 5
+    scores = transfer_scores(rows).set_index(["model", "metric", "id"])
+    first = transfer_scores(rows[rows.fold == 0].assign(group="")).set_index(["model", "metric"])
+    for model, metric in first.index:
+        line = next(x for x in told[told.index(metric) :].splitlines() if f" {model} " in x)
+        cells = [scores.loc[model, metric, g] for g in ("all", "archaea", "negative", "positive")]
+        for s in [*cells, first.loc[(model, metric)]]:
+            assert f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}]" in line
+    for way, n in (("head, mean", 4 * 129), ("head, attention", 4 * 129 + 128)):
+        assert next(x for x in told.splitlines() if x.startswith(way)).split()[2] == str(n)
+    assert len(pd.read_csv(files["out"])) == len(rows) and (tmp_path / "seen.png").stat().st_size > 5000
+
+
+def test_the_command_folds_a_file_without_folds(tmp_path, capsys):
+    drawn = toy_locations(40)
+    (tmp_path / "x.fasta").write_text("".join(f">{p.id}\n{p.sequence}\n" for p in drawn))
+    (tmp_path / "x.csv").write_text("".join(f"{p.id},{p.location}\n" for p in drawn))
+    files = dict(data=str(tmp_path / "x.fasta"), labels=str(tmp_path / "x.csv"))
+    rows = plmsub_probe("localization", plm="toy", max_residues=60, nested=True, **files)
+    assert rows.groupby("model").fold.nunique().eq(5).all() and "not given" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="a picture is a"):
+        plmsub_probe("localization", plm="toy", picture="seen.doc", **files)
 
 
 # --- Attention
