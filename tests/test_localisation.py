@@ -222,7 +222,8 @@ def test_macro_f1_is_that_of_scikit_learn():
 
 
 def test_spread_over_folds_equals_a_plain_one():
-    table = answers()
+    table = answers(40)  # some folds lack a class
+    assert table.groupby("fold").apply(lambda f: len({*f.truth, *f.predicted})).nunique() > 1
     scores = transfer_scores(table).query("id == 'all'").set_index("metric").fold_sd
     each = np.array([plain_scores(list(f.truth), list(f.predicted)) for _, f in table.groupby("fold")])
     np.testing.assert_allclose([scores["accuracy"], scores["macro F1"]], each.std(0, ddof=1), atol=1e-12)
@@ -300,7 +301,7 @@ def test_the_command_prints_what_the_functions_say(planted, proteins, tmp_path, 
 
 
 def test_the_command_folds_a_file_without_folds(tmp_path, capsys):
-    drawn = toy_locations(40)
+    drawn = toy_locations(24)
     (tmp_path / "x.fasta").write_text("".join(f">{p.id}\n{p.sequence}\n" for p in drawn))
     (tmp_path / "x.csv").write_text("".join(f"{p.id},{p.location}\n" for p in drawn))
     files = dict(data=str(tmp_path / "x.fasta"), labels=str(tmp_path / "x.csv"))
