@@ -31,7 +31,7 @@ from plmsub.app.flags import (
 
 # %% ../../nbs/app/78_measures.ipynb #9b3cb940
 from ..base.errors import ConfigError, DataError, PlmsubError
-from ..base.files import id_of_file, write_table
+from ..base.files import id_of_file, write_table, writing
 
 # %% ../../nbs/app/78_measures.ipynb #c45dbb33
 from ..comparison import compare, readable
@@ -39,7 +39,7 @@ from ..evaluation import models_of
 from ..io.headers import read_proteins
 from ..io.structures import read_chain
 from ..io.variants import read_variants
-from ..models.embed import embed_proteins
+from ..models.embed import OneHot, embed_proteins
 from ..proteins import Protein
 from ..splits import split
 from ..subnetwork import Subnetwork
@@ -49,7 +49,21 @@ from ..tasks.homology import remote_homology
 from ..tasks.properties import lasso_proteins
 from ..tasks.secondary import cross_validate, secondary_structure
 from ..tasks.structure import contact_map, score_folder, score_pair, structure_files
-from ..tasks.transfer import TuneConfig, label_prediction, read_localization, with_clusters
+from plmsub.tasks.transfer import (
+    TuneConfig,
+    fine_tune,
+    label_prediction,
+    location_counts,
+    permuted,
+    plot_residue_weights,
+    read_localization,
+    residue_weights,
+    trained_weights,
+    training_memory,
+    transfer_scores,
+    truncation,
+    with_clusters,
+)
 from ..tasks.variants import rank_correlation, zero_shot
 
 # %% ../../nbs/app/78_measures.ipynb #0b49e970
@@ -138,6 +152,10 @@ class ProbeFlags(FileFlags):
     layer: int | None = None  # of the representations; by default the last
     contacts: str = "attention"  # what they are read from: attention, or projections of the representations
     tune: str = "head"  # localization: what is trained: head, lora or full
+    pooling: str = "mean"  # localization: over residues: mean, or attention (learned)
+    max_residues: int = 1022  # localization: shown of a protein, both ends of longer ones
+    nested: bool = False  # localization: average over models that stopped by each of the other folds
+    picture: str = ""  # localization: .png, .pdf or .svg file for what residues count under learned attention
     seed: int = 0  # of splits, folds and probes
 
 # %% ../../nbs/app/78_measures.ipynb #6b0a1534
@@ -172,15 +190,85 @@ def _mutations(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
     tell_skipped(skipped or [], "variant")
     return rank_correlation(zero_shot(models, scans))
 
-# %% ../../nbs/app/78_measures.ipynb #8127b4df
+# %% ../../nbs/app/78_measures.ipynb #84957e4d
+def _location_facts(model: Any, proteins: list[Protein], config: TuneConfig) -> None:
+    "Print what is known before anything is learned"
+    asked = {f"head, {pooling}": replace(config, tune="head", pooling=pooling) for pooling in ("mean", "attention")}
+    if config.tune != "head":
+        asked[config.tune] = config
+    print(f"Proteins by location and group of organisms\n{location_counts(proteins).to_string()}\n")
+    limits = sorted({128, 512, 1022, config.max_residues or 1022})
+    print(f"Left out if so many residues are shown\n{truncation(proteins, limits).round(3).to_string()}\n")
+    weights = trained_weights(model, len({p.labels["location"] for p in proteins}), asked).set_index("way")
+    longest = min(max(map(len, proteins)), config.max_residues or 1022)
+    memory = [training_memory(model, way, longest) / 2**20 for way in asked.values()]
+    weights[f"MiB for {config.batch} x {longest}"] = [round(x, 1) for x in memory]
+    print(f"Weights that are new, trained and frozen; memory of a batch of the longest\n{weights.to_string()}\n")
+
+# %% ../../nbs/app/78_measures.ipynb #f5bfccf6
+_CONTROLS = ("composition", "permuted labels")
+
+
+def _location_table(rows: pd.DataFrame) -> pd.DataFrame:
+    "Accuracy and macro F1 with intervals: overall, by group of organisms, and of the first fold alone"
+    scores, first = transfer_scores(rows), rows[rows.fold == rows.fold.min()].assign(group="")
+    split = transfer_scores(first).assign(id=f"fold {rows.fold.min()} alone")
+    mean = pd.concat([scores, split]).groupby(["metric", "model", "id"], sort=False)[["value", "low", "high"]].mean()
+    text = [f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in mean.itertuples()]
+    table = mean.assign(text=text).text.unstack("id", fill_value="").sort_index(level="metric", sort_remaining=False)
+    spread = scores[scores.id == "all"].groupby(["metric", "model"]).fold_sd.mean()
+    return table.assign(**{"sd of folds": spread.round(2)})
+
+# %% ../../nbs/app/78_measures.ipynb #f67e082b
+def _location_picture(model: Any, proteins: list[Protein], fold_of: dict, config: TuneConfig, path: str) -> None:
+    "Draw what the residues count for the proteins of one fold, learned from the others"
+    import matplotlib.pyplot as plt
+
+    test, stop, *_ = sorted(set(fold_of.values()))
+    parts: dict[Any, list[Protein]] = {"train": [], stop: [], test: []}
+    for p in proteins:
+        parts[fold_of[p.id] if fold_of[p.id] in parts else "train"].append(p)
+    tuned = fine_tune(model, parts["train"], parts[stop], config=replace(config, tune="head", pooling="attention"))
+    places = {p.id: p.labels["location"] for p in proteins}
+    ax = plot_residue_weights(residue_weights(tuned, parts[test]), places)
+    ax.set_title(f"{model.name}, fold {test}")
+    with writing(path):
+        ax.figure.savefig(path)
+    plt.close(ax.figure)  # type: ignore[arg-type]
+    print(f"What residues count: {path}\n")
+
+# %% ../../nbs/app/78_measures.ipynb #451fad38
 def _localization(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
     if skip:
         raise ConfigError("every protein needs its location, so none is left out", do="Leave the flag away: skip=True")
-    proteins = read_localization(how.data, how.labels or None, how.between)
+    if how.picture and Path(how.picture).suffix not in (".png", ".pdf", ".svg"):
+        raise ConfigError("a picture is a .png, .pdf or .svg file", text=how.picture, do="Name one")
+    proteins = with_clusters(read_localization(how.data, how.labels or None, how.between))
     by = "fold" if all("fold" in p.labels for p in proteins) else "cluster"
-    proteins = proteins if by == "fold" else with_clusters(proteins)
-    config = TuneConfig(tune=how.tune, layer=how.layer, seed=how.seed)
-    return label_prediction(models, proteins, config=config, by=by, seed=how.seed)
+    head = TuneConfig(
+        "head",
+        layer=how.layer,
+        pooling=how.pooling,
+        max_residues=how.max_residues,
+        seed=how.seed,
+        epochs=100,
+        patience=10,
+    )
+    config = head
+    if how.tune != "head":
+        config = replace(head, tune=how.tune, epochs=TuneConfig.epochs, patience=TuneConfig.patience)
+    full = models["full"]
+    _location_facts(full, proteins, config)
+    shared: dict[str, Any] = dict(by=by, nested=how.nested, seed=how.seed)
+    composed = replace(head, layer=None, pooling="mean")
+    rows = [label_prediction(models, proteins, config=config, **shared)]
+    rows.append(label_prediction({"composition": OneHot()}, proteins, config=composed, **shared))
+    dealt = permuted(proteins, seed=how.seed)
+    rows.append(label_prediction({"permuted labels": full}, dealt, config=head, **shared))
+    if how.picture:
+        fold_of = dict(zip(rows[0].id, rows[0].fold))
+        _location_picture(models.get("subnetwork", full), proteins, fold_of, head, how.picture)
+    return pd.concat(rows, ignore_index=True)
 
 # %% ../../nbs/app/78_measures.ipynb #e5cda21b
 def _contacts(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:  # five folds; similar proteins stay together
@@ -210,7 +298,7 @@ _USED = {  # the flags of a task that it reads
     "properties": "layer seed",
     "contacts": "data layer contacts seed skip chain",
     "mutations": "data skip columns separator first wild_type average",
-    "localization": "data labels layer tune seed separator skip",
+    "localization": "data labels layer tune pooling max_residues nested picture seed separator skip",
 }
 
 # %% ../../nbs/app/78_measures.ipynb #2d33df38
@@ -228,6 +316,11 @@ def _shown(task: str, rows: pd.DataFrame, category: Any) -> pd.DataFrame:
     "The answers of a task as a table to read"
     if task == "mutations":
         return rows[["id", "model", "metric", "value", "low", "high", "variants"]].round(3)
+    if task == "localization":
+        own = rows[~rows.model.isin(_CONTROLS)]
+        if "subnetwork" in set(own.model):
+            print(f"{readable(compare(own)).to_string()}\n")
+        return _location_table(rows)
     sides = category if task in ("secondary", "homology") else None
     return readable(compare(rows, sides, subnetwork="subnetwork" if "subnetwork" in set(rows.model) else None))
 
@@ -235,6 +328,7 @@ def _shown(task: str, rows: pd.DataFrame, category: Any) -> pd.DataFrame:
 @command(
     "plmsub_probe secondary --run runs/1.10",
     "plmsub_probe mutations --plm esm2_t6_8M_UR50D --data scans --out mutations.csv",
+    "plmsub_probe localization --plm mini --data deeplocpro.fasta --picture attention.png",
 )
 def plmsub_probe(
     task: str,  # secondary, homology, properties, contacts, mutations or localization

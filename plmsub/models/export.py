@@ -33,6 +33,7 @@ def masked_plm(
     name: str,  # what the result is called
     dtype: torch.dtype
     | None = None,  # precision of the weights; `None`: the model's; rotary angles keep single precision
+    headless: bool = False,  # may it lack its head for language modeling? Files are not written without
 ) -> Plm:  # on the CPU; raises `ModelError` if a weight is too large for the precision
     "A model with the masked weights in place of its own"
     plm, masked = (model.plm, model.weights) if isinstance(model, Subnetwork) else (model, {})
@@ -43,7 +44,7 @@ def masked_plm(
         return plm.to("cpu", dtype).replaced(masked, name)
     if not isinstance(plm, EsmPlm):
         raise ModelError(f"plmsub cannot write a {type(plm).__name__}", do="Save its mask")
-    if "head.dense" not in plm.all_weights:
+    if not headless and "head.dense" not in plm.all_weights:
         raise ModelError(f"{plm.name} has no head for language modeling", do="Give it one with fit_lm_head first")
     wide = torch.promote_types(dtype, torch.float32)
     kinds = {n: wide if n == "rotary" or n.startswith("contact") else dtype for n in plm.all_weights}
