@@ -11,6 +11,7 @@ Every row is written to runs/transfer when it is known; nbs/results/transfer/ ge
 import argparse
 import time
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ COMPRESSIONS = ("mean", "max", "bos", "idct 5x44", "pca 1", "rbf 1")
 PROPERTIES = "molecular_weight_Da isoelectric_point_pH hydrophobicity instability".split()
 PROPERTIES += ["fraction helix", "fraction strand"]
 N, SEED, N_BOOT, ROUNDS = 400, 0, 500, 100  # samples; resamples; rounds of coordinate descent
-BUDGET = 25_000  # residues that a LoRA run trains on
+BUDGET = 15_000  # residues that a LoRA run trains on
 LORA = dict(batch=2, learning_rate=3e-3, head_learning_rate=1e-2)  # found on valid of two targets, with the toy
 WORK, OUT = Path("runs/transfer"), Path("nbs/results/transfer")
 NO_START = "no start token: the state there is 0"
@@ -156,9 +157,11 @@ def fitted(X, y, t, train):
     return fit.predict(X[t.test]), fit
 
 
-def lassos(rows, name, model, t, methods, shares, shuffled=False):
+def lassos(rows, name, model, t, methods, shares, shuffled=()):
     "All cells of one model and one set of samples"
     for (layer, method), X in vectors(name, model, t, methods).items():
+        if shuffled and method not in shuffled:
+            continue
         for target, y in t.values.items():
             if shuffled:
                 y = y.copy()
@@ -252,17 +255,17 @@ def main(parts):
     sizes = pd.DataFrame([dict(model=n, parameters=k, layers=m.n_layers, dim=m.dim) for n, (m, k) in of.items()])
     for part in parts:
         start, rows = time.process_time(), Rows(part, keys)
-        for name, (model, _) in of.items():
-            for t in known:
-                random = name == "random weights"
-                if part == "grid" and not random:
-                    lassos(rows, name, model, t, COMPRESSIONS, SHARES)
-                elif part == "random" and random:
-                    lassos(rows, name, model, t, ("mean",), SHARES)
-                elif part == "shuffled" and not random:
-                    lassos(rows, name, model, t, COMPRESSIONS, (1.0,), shuffled=True)
-                elif part == "lora" and name in ("toy", "mini"):
-                    lora(rows, name, model, t, BUDGET, SHARES)
+        if part == "lora":  # whole shares one after the other, so that what is there can be compared
+            for share, name, t in product((1.0, 0.25, 0.05, 0.5, 0.1), ("toy", "mini"), known):
+                lora(rows, name, of[name][0], t, BUDGET, (share,))
+        for (name, (model, _)), t in product(of.items(), known):
+            random = name == "random weights"
+            if part == "grid" and not random:
+                lassos(rows, name, model, t, COMPRESSIONS, SHARES)
+            elif part == "random" and random:
+                lassos(rows, name, model, t, ("mean",), (1.0,))
+            elif part == "shuffled" and not random:
+                lassos(rows, name, model, t, COMPRESSIONS, (1.0,), shuffled=("mean",))
         minutes[part] = round((time.process_time() - start) / 60, 1)
         print(part, minutes[part], "min", flush=True)
     write(minutes, known)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WINDOW', 'OVERLAP', 'COMPRESSIONS', 'INCLUDE', 'windows', 'as_layers', 'residue_states', 'OneHot', 'compress',
            'compressed_tables', 'compressed_embeddings', 'mean_embeddings', 'Embeddings', 'embed_proteins',
-           'compress_saved', 'read_vectors', 'amino_acid_map', 'plot_amino_acids']
+           'compression_name', 'compress_saved', 'read_vectors', 'amino_acid_map', 'plot_amino_acids']
 
 # %% ../../nbs/models/35_embed.ipynb #cbb6c803
 import hashlib
@@ -502,20 +502,35 @@ def _check_saved(embeddings, method, layer):
         what = f"{method} of layer {layer} needs {needs[-1]}, which was not saved in {embeddings.folder.name}"
         raise ConfigError(what, do=f"Embed again with {needs[-1]} in include")
 
+# %% ../../nbs/models/35_embed.ipynb #f690bc83
+def compression_name(
+    text: str,  # as people write it: pca1, iDCT-5x44, maxPool, kernel_pca
+) -> str:  # of `COMPRESSIONS`, or 'idct NxM'; pca, rbf and sigmoid alone are the first component, idct is 5x44
+    "The name of a compression"
+    plain = re.sub("[ _-]", "", text.lower()).replace("maxpool", "max").replace("kernelpca", "rbf")
+    kind, size = re.fullmatch("(pca|rbf|sigmoid|idct|)(.*)", plain).groups()  # type: ignore[union-attr]
+    if kind == "idct":
+        name = f"idct {size or '5x44'}"
+        _idct(np.ones((2, 2)), name[5:])  # refuses what is no size
+        return name
+    name = f"{kind} {dict.fromkeys(('', '1'), '1').get(size, '1-2' if size == '12' else size)}" if kind else plain
+    if name not in COMPRESSIONS:
+        raise ConfigError("no such compression", text=text, do=f"Use some of {', '.join(COMPRESSIONS)}")
+    return name
+
 # %% ../../nbs/models/35_embed.ipynb #97d56e4b
 def compress_saved(
     embeddings: Embeddings | str | Path,  # or the folder that `embed_proteins` wrote
-    methods: str | Iterable[str] = ("mean",),  # of `COMPRESSIONS`, or 'idct NxM'; 'pca' and 'rbf' are 'pca 1', 'rbf 1'
+    methods: str | Iterable[str] = ("mean",),  # see `compression_name`
     layer: int | None = None,  # one that was saved; `None`: the highest
 ) -> dict[str, pd.DataFrame]:  # method -> a row per protein, index id, columns 0 to M-1
     "Compress saved representations, without the model"
     embeddings = embeddings if isinstance(embeddings, Embeddings) else Embeddings(embeddings)
-    asked = [methods] if isinstance(methods, str) else list(methods)
-    names, layer = [f"{m} 1" if m in _KERNELS else m for m in asked], _layer_of(embeddings, layer)
+    names = [*dict.fromkeys(map(compression_name, [methods] if isinstance(methods, str) else methods))]
+    layer = _layer_of(embeddings, layer)
     if not names:
         raise ConfigError("no compression is named", do=f"Use some of {', '.join(COMPRESSIONS)}")
     for method in names:
-        compress(np.ones((4, 4)), method, np.ones(4)) if method.split(" ")[0] not in _KERNELS else None
         _check_saved(embeddings, method, layer)
     ids, vectors = [], {method: [] for method in names}
     for id, states, mean, bos in _saved_states(embeddings, layer):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['protein_targets', 'spearman_rho', 'number_scores', 'resampled_rho', 'resampled_r2', 'number_intervals', 'LassoFit',
-           'lasso_fit', 'lasso', 'fold_rows', 'lasso_proteins']
+           'lasso_fit', 'lasso', 'Regression', 'regression', 'lasso_table', 'fold_rows', 'lasso_proteins']
 
 # %% ../../nbs/tasks/49_properties.ipynb #9903f6fe
 import math
@@ -211,6 +211,55 @@ def lasso(
         about = dict(fold=k.item(), n=int(test.sum()))
         rows += [dict(about, metric=m, value=v) for m, v in scores.items() if not math.isnan(v)]
     return pd.DataFrame(rows, columns=["fold", "metric", "value", "n"]), predictions
+
+# %% ../../nbs/tasks/49_properties.ipynb #775866fe
+@dataclass(frozen=True, eq=False)
+class Regression:
+    "Numbers that were predicted for samples that the predictor had not seen"
+
+    scores: pd.DataFrame  # from `number_intervals`: metric, value, low, high, n, groups
+    predictions: pd.DataFrame  # a row per sample: id, fold, truth, predicted
+    coefficients: pd.DataFrame  # dimension, coefficient (per standard deviation), of a fit on all; empty of other models
+    unused: dict[str, int]  # values without a vector, vectors without a value
+
+    def __repr__(self):
+        shown = [f"{m} {v:.2f} [{a:.2f}, {b:.2f}]" for m, v, a, b in self.scores.iloc[:, :4].itertuples(index=False)]
+        return f"Regression({len(self.predictions):,} samples: {', '.join(shown)})"
+
+# %% ../../nbs/tasks/49_properties.ipynb #67868353
+def regression(
+    predictions: pd.DataFrame,  # id, fold, truth, predicted
+    groups: Any = None,  # (n,) what is drawn together; `None`: each sample by itself
+    coefficients: pd.DataFrame | None = None,  # of a linear model
+    unused: dict[str, int] | None = None,  # what was not used -> how many
+) -> Regression:
+    "Score predictions"
+    scores = number_intervals(predictions.truth, predictions.predicted, groups)
+    empty = pd.DataFrame(columns=["dimension", "coefficient"])
+    return Regression(scores, predictions, empty if coefficients is None else coefficients, unused or {})
+
+# %% ../../nbs/tasks/49_properties.ipynb #30707585
+def lasso_table(
+    vectors: pd.DataFrame,  # a row per protein, index id; from `read_vectors` or `compress_saved`
+    values: pd.DataFrame,  # index id; value, and where there are groups, group; from `read_numbers`
+    folds: int = 5,  # at least three; groups are kept in one
+    seed: int = 0,  # of the folds
+    penalties: int = 30,  # see `lasso_fit`
+) -> Regression:
+    "Predict values from vectors, each fold by a lasso that has not seen it"
+    known = values.index[values.index.isin(vectors.index)]
+    if known.empty:
+        do = f"Ids of the vectors look like {vectors.index[0]}"
+        raise DataError("no id of the values has a vector", text=values.index[0], do=do)
+    X, y = vectors.loc[known].to_numpy(float), values.loc[known, "value"].to_numpy(float)
+    groups = values.loc[known, "group"].to_numpy() if "group" in values else None
+    fold = deal(known if groups is None else groups, folds, seed)
+    _, predicted = lasso(X, y, fold, penalties)
+    predictions = pd.DataFrame(dict(id=known, fold=fold, truth=y, predicted=predicted))
+    fit = lasso_fit(X, y, fold, penalties)
+    coefficients = pd.DataFrame(dict(dimension=vectors.columns, coefficient=fit.coefficients))
+    unused = {"values without a vector": len(values) - len(known), "vectors without a value": len(vectors) - len(known)}
+    return regression(predictions, groups, coefficients[coefficients.coefficient != 0], unused)
 
 # %% ../../nbs/tasks/49_properties.ipynb #44733e05
 def fold_rows(
