@@ -42,6 +42,7 @@ BUDGET = 15_000  # residues that a LoRA run trains on
 LORA = dict(batch=2, learning_rate=3e-3, head_learning_rate=1e-2)  # found on valid of two targets, with the toy
 WORK, OUT = Path("runs/transfer"), Path("nbs/results/transfer")
 NO_START = "no start token: the state there is 0"
+NOT_RUN = "not run: transfer_grid.py --parts lora goes on here"
 NO_KERNEL = "no component: the states are too far apart for the radial kernel, which is the identity"
 
 
@@ -215,12 +216,25 @@ def lora(rows, name, model, t, budget, shares):
             print(name, target, share, more, rows.path.name, flush=True)
 
 
+def with_missing(table, of_target):
+    "The cells of LoRA that were not run, marked"
+    have = {*zip(table.model, table.target, table.share)}
+    rows = [
+        dict.fromkeys(COLUMNS.split(), "")
+        | dict(model=m, layer="lora", compression="mean", target=target, share=s, note=NOT_RUN)
+        for m, target, s in product(("toy", "mini"), of_target, SHARES)
+        if (m, target, s) not in have
+    ]
+    return pd.concat([table, pd.DataFrame(rows, columns=COLUMNS.split())], ignore_index=True)
+
+
 def write(minutes, known):
     "The tables of the page"
     OUT.mkdir(parents=True, exist_ok=True)
     of_target = {target: t.name for t in known for target in t.values}
     for path in sorted(WORK.glob("*.csv")):
         table = pd.read_csv(path, keep_default_na=False)
+        table = with_missing(table, of_target) if path.stem == "lora" else table
         assert not table.duplicated(["model", "layer", "compression", "target", "share"]).any(), path
         kind = table.target.map(of_target).where(lambda s: s == "domains", "scans")
         table.insert(3, "kind", kind)
@@ -256,7 +270,8 @@ def main(parts):
     for part in parts:
         start, rows = time.process_time(), Rows(part, keys)
         if part == "lora":  # whole shares one after the other, so that what is there can be compared
-            for share, name, t in product((1.0, 0.25, 0.05, 0.5, 0.1), ("toy", "mini"), known):
+            short = sorted(known, key=lambda t: (t.name != "domains", len(t.proteins[0])))
+            for share, name, t in product((1.0, 0.25, 0.05, 0.5, 0.1), ("toy", "mini"), short):
                 lora(rows, name, of[name][0], t, BUDGET, (share,))
         for (name, (model, _)), t in product(of.items(), known):
             random = name == "random weights"

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from .command import command
-from .flags import ModelFlags
+from .flags import ModelFlags, names_in
 from ..base.errors import DataError
 from ..base.files import write_table
 from ..io.headers import read_proteins
@@ -37,8 +37,7 @@ def plmsub_compress(
 ):
     "Compress saved representations into one vector per protein"
     embeddings, folder = Embeddings(embedded), Path(out or embedded)
-    asked = compression.split(",") if isinstance(compression, str) else [c for w in compression for c in w.split(",")]
-    tables = compress_saved(embeddings, asked, layer)
+    tables = compress_saved(embeddings, names_in(compression), layer)
     saved = max(int(name.split(".")[1]) for name in embeddings.kinds) if layer in (None, -1) else layer
     folder.mkdir(parents=True, exist_ok=True)
     written = {}

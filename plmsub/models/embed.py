@@ -500,7 +500,7 @@ def _check_saved(embeddings, method, layer):
     needs = {"mean": ("mean", "per_tok"), "bos": ("bos",)}.get(method, ("per_tok",))
     if not any(f"{kind}.{layer}" in embeddings.kinds for kind in needs):
         what = f"{method} of layer {layer} needs {needs[-1]}, which was not saved in {embeddings.folder.name}"
-        raise ConfigError(what, do=f"Embed again with {needs[-1]} in include")
+        raise ConfigError(what, do=f"Embed again, with {needs[-1]} included")
 
 # %% ../../nbs/models/35_embed.ipynb #f690bc83
 def compression_name(
