@@ -1,10 +1,10 @@
 """Which layer, which compression, which model, how much data? Transfer to mutational scans and to properties of domains, after Vieira, Handojo and Wilke.
 
-    python benchmarks/transfer_grid.py            # all parts, about 25 CPU-minutes; goes on where it was stopped
+    python benchmarks/transfer_grid.py            # all parts, about 30 CPU-minutes; goes on where it was stopped
 
 Seven deep mutational scans (up to 400 variants of each, positions held out) and six properties of 400 CATH domains (superfamilies held out). Three fifths
 are for training, two fifths are predicted; shares of the training part are nested. `lasso` is LassoCV on saved vectors: 30 penalties, five folds. `lora`
-trains adapters of rank 4 on the same samples, each run with the same number of residues. Controls: shuffled training values, and random weights.
+trains adapters of rank 4 on the same samples, each run with the same number of residues. Control: shuffled training values.
 
 Every row is written to runs/transfer when it is known; nbs/results/transfer/ gets the tables."""
 
@@ -22,7 +22,7 @@ from study import proteins
 from variants import read_scans
 
 from plmsub.base.errors import DataError
-from plmsub.base.files import read_json, shared_dir, whole_file, write_json
+from plmsub.base.files import shared_dir, whole_file, write_json
 from plmsub.base.runs import provenance
 from plmsub.base.seeds import numpy_rng
 from plmsub.models.baselines import NgramStates, ngram_model, tuned_alpha
@@ -89,7 +89,7 @@ def models(data):
     toy, mini = load_plm("toy"), load_plm("mini")
     of = {"composition": (OneHot(), 0), "3-gram": (NgramStates(ngram), sum(map(len, ngram.counts)))}
     of |= {m.name: (m, m.n_parameters) for m in (toy, mini)}
-    return of | {"random weights": (mini.untrained(), of["mini"][1])}
+    return of
 
 
 class Rows:
@@ -228,12 +228,14 @@ def with_missing(table, of_target):
     return pd.concat([table, pd.DataFrame(rows, columns=COLUMNS.split())], ignore_index=True)
 
 
-def write(minutes, known):
+def write(known):
     "The tables of the page"
     OUT.mkdir(parents=True, exist_ok=True)
+    minutes = {}
     of_target = {target: t.name for t in known for target in t.values}
     for path in sorted(WORK.glob("*.csv")):
         table = pd.read_csv(path, keep_default_na=False)
+        minutes[path.stem] = round(pd.to_numeric(table.seconds, errors="coerce").sum() / 60, 2)
         table = with_missing(table, of_target) if path.stem == "lora" else table
         assert not table.duplicated(["model", "layer", "compression", "target", "share"]).any(), path
         kind = table.target.map(of_target).where(lambda s: s == "domains", "scans")
@@ -253,19 +255,18 @@ def write(minutes, known):
     )
     with whole_file(OUT / "targets.csv") as f:
         sizes.to_csv(f, index=False)
-    path = OUT / "transfer.json"
-    before = read_json(path)["cpu_minutes"] if path.exists() else {}  # of parts that were made by other calls
-    minutes = before | minutes
-    about = dict(command="python benchmarks/transfer_grid.py", cpu_minutes=minutes, threads=torch.get_num_threads())
+    about = dict(
+        command="python benchmarks/transfer_grid.py", threads=torch.get_num_threads(), cpu_minutes_of_fits=minutes
+    )
     about |= dict(budget_residues=BUDGET, samples=N, shares=SHARES, compressions=COMPRESSIONS, n_boot=N_BOOT, seed=SEED)
-    write_json(path, provenance("cpu", **about, max_iter=ROUNDS, lora=LORA))
+    write_json(OUT / "transfer.json", provenance("cpu", **about, max_iter=ROUNDS, lora=LORA))
 
 
 def main(parts):
     torch.set_num_threads(1)
     data = shared_dir()
     known, keys = tasks(data), ["model", "layer", "compression", "target", "share"]
-    of, minutes = models(data), {}
+    of = models(data)
     sizes = pd.DataFrame([dict(model=n, parameters=k, layers=m.n_layers, dim=m.dim) for n, (m, k) in of.items()])
     for part in parts:
         start, rows = time.process_time(), Rows(part, keys)
@@ -274,22 +275,18 @@ def main(parts):
             for share, name, t in product((1.0, 0.25, 0.05, 0.5, 0.1), ("toy", "mini"), short):
                 lora(rows, name, of[name][0], t, BUDGET, (share,))
         for (name, (model, _)), t in product(of.items(), known):
-            random = name == "random weights"
-            if part == "grid" and not random:
+            if part == "grid":
                 lassos(rows, name, model, t, COMPRESSIONS, SHARES)
-            elif part == "random" and random:
-                lassos(rows, name, model, t, ("mean",), (1.0,))
-            elif part == "shuffled" and not random:
+            elif part == "shuffled":
                 lassos(rows, name, model, t, COMPRESSIONS, (1.0,), shuffled=("mean",))
-        minutes[part] = round((time.process_time() - start) / 60, 1)
-        print(part, minutes[part], "min", flush=True)
-    write(minutes, known)
+        print(part, f"{(time.process_time() - start) / 60:.1f} min", flush=True)
+    write(known)
     with whole_file(OUT / "models.csv") as f:
         sizes.to_csv(f, index=False)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = ("grid", "shuffled", "random", "lora")
+    every = ("grid", "shuffled", "lora")
     parser.add_argument("--parts", nargs="*", default=every, choices=every)
     main(parser.parse_args().parts)
