@@ -150,11 +150,15 @@ def test_the_fit_is_that_of_scikit_learn():
     assert fit.penalty == pytest.approx(plain.alpha_)
 
 
-def test_shuffled_values_are_not_predicted():
+def test_no_fold_sees_its_own_values():
     rng = np.random.default_rng(1)
     X = pd.DataFrame(mean_embeddings("toy", DOMAINS, desc=None), index=[d.id for d in DOMAINS])
     y = pd.DataFrame(dict(value=[d.sequence.count("L") / len(d) for d in DOMAINS]), index=X.index)
-    assert lasso_table(X, y).scores.value[1] > 0.5
+    found = lasso_table(X, y)
+    assert found.scores.value[1] > 0.5
+    first = found.predictions.fold == 0
+    other = lasso_table(X, y.assign(value=y.value.where(~first.to_numpy(), 9.0)))
+    np.testing.assert_allclose(other.predictions.predicted[first], found.predictions.predicted[first], atol=1e-9)
     shuffled = [lasso_table(X, y.assign(value=rng.permutation(y.value))).scores.value[1] for _ in range(4)]
     assert np.mean(shuffled) < 0.3
 
