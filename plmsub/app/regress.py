@@ -100,7 +100,10 @@ def _lora(model: Any, proteins: list, values: Any, config: TuneConfig, folds: in
         raise DataError("no id of the values is that of a protein", text=values.index[0], do=do)
     named = [replace(p, labels=p.labels | dict(value=values.value[p.id], together=groups[p.id])) for p in known]
     table = label_prediction({"lora": model}, named, "value", config, by="together", n_folds=folds, seed=config.seed)
-    unused = {"values without a protein": len(values) - len(known), "proteins without a value": len(proteins) - len(known)}
+    unused = {
+        "values without a protein": len(values) - len(known),
+        "proteins without a value": len(proteins) - len(known),
+    }
     drawn = groups.loc[table.id].to_numpy() if "group" in values else None
     return regression(table[["id", "fold", "truth", "predicted"]], drawn, unused=unused)
 

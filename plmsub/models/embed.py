@@ -478,7 +478,9 @@ def _saved_states(embeddings, layer):
     "Id, states of the residues and state of the start token of every protein, `None` for what was not written"
     for path, (_, rows) in zip(embeddings.shards, embeddings.index.groupby("shard", sort=False)):
         with _opened(path) as stored:
-            found = {kind: stored.get_tensor(f"{kind}.{layer}") for kind in INCLUDE if f"{kind}.{layer}" in stored.keys()}
+            found = {
+                kind: stored.get_tensor(f"{kind}.{layer}") for kind in INCLUDE if f"{kind}.{layer}" in stored.keys()
+            }
         for id, at in rows.iterrows():
             residues = slice(at.start, at.start + at.residues)
             states = found["per_tok"][residues].float() if "per_tok" in found else None
@@ -542,7 +544,7 @@ def compress_saved(
 
 # %% ../../nbs/models/35_embed.ipynb #0c55a21f
 def read_vectors(
-    path: str | Path,  # a CSV table, id first and then numbers; or a folder of `embed_proteins`, of which the mean is read
+    path: str | Path,  # a CSV table, id first and then numbers; or a folder of `embed_proteins` (its mean)
     layer: int | None = None,  # of a folder; `None`: the highest
 ) -> pd.DataFrame:  # a row per protein, index id
     "Read one vector per protein"

@@ -219,7 +219,7 @@ class Regression:
 
     scores: pd.DataFrame  # from `number_intervals`: metric, value, low, high, n, groups
     predictions: pd.DataFrame  # a row per sample: id, fold, truth, predicted
-    coefficients: pd.DataFrame  # dimension, coefficient (per standard deviation), of a fit on all; empty of other models
+    coefficients: pd.DataFrame  # dimension, coefficient (per standard deviation) of a fit on all; or empty
     unused: dict[str, int]  # values without a vector, vectors without a value
 
     def __repr__(self):
