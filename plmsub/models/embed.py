@@ -534,7 +534,8 @@ def compress_saved(
         raise ConfigError("no compression is named", do=f"Use some of {', '.join(COMPRESSIONS)}")
     for method in names:
         _check_saved(embeddings, method, layer)
-    ids, vectors = [], {method: [] for method in names}
+    ids: list[str] = []
+    vectors: dict[str, list] = {method: [] for method in names}
     for id, states, mean, bos in _saved_states(embeddings, layer):
         ids.append(id)
         for method in names:
