@@ -19,7 +19,7 @@ from plmsub.plm import tiny_esm1, tiny_esm2
 from plmsub.proteins import AMINO_ACIDS, Protein
 from plmsub.splits import deal
 from plmsub.tables import COLUMNS
-from plmsub.tasks.properties import lasso, lasso_proteins, protein_targets
+from plmsub.tasks.properties import lasso, lasso_proteins, protein_targets, resampled_rho
 from plmsub.tasks.variants import (
     METHODS,
     _differences,
@@ -27,7 +27,6 @@ from plmsub.tasks.variants import (
     fold_scores,
     lasso_variants,
     rank_correlation,
-    resampled_rho,
     supervised,
     zero_shot,
 )

@@ -42,6 +42,7 @@ class Flag:
     many: bool = False  # any number of words
     blank: bool = False  # may it stand without a value?
     optional: bool = False  # passed on only if it was given
+    letter: str = ""  # the flag in short, as in -o; one without a default must then be given so
 
 
 def _kind(annotation: Any) -> type:
@@ -212,7 +213,9 @@ def _add(parser: Any, flag: Flag) -> None:
     else:
         metavar = {int: "N", float: "X"}.get(flag.kind, flag.name.split("_")[-1].upper())
         how |= dict(nargs="+") if flag.many else dict(nargs="?", const="True") if flag.blank else {}
-        parser.add_argument(f"--{name}", default=default, type=flag.kind, metavar=metavar, **how)
+        how |= dict(required=True) if default is Parameter.empty else dict(default=default)
+        shown = [f"-{flag.letter}"] if flag.letter else []
+        parser.add_argument(*shown, f"--{name}", type=flag.kind, metavar=metavar, **how)
 
 # %% ../../nbs/app/72_command.ipynb #e3cef99f
 def parser_of(
@@ -222,7 +225,9 @@ def parser_of(
     examples: tuple[str, ...] = (),  # command lines
 ) -> ArgumentParser:
     "A parser with groups of flags, and examples at the end"
-    words = "".join(f" {f.name.upper()}" if f.default is Parameter.empty else f" [{f.name}]" for f in flags if f.word)
+    needed = [f for f in flags if f.default is Parameter.empty]
+    words = "".join(f" {f.name.upper()}" if f in needed else f" [{f.name}]" for f in flags if f.word)
+    words += "".join(f" -{f.letter} {f.name.upper()}" for f in needed if not f.word)
     parser = _Parser(
         name,
         usage=f"{name}{words} [--flag VALUE ...]",
@@ -373,6 +378,7 @@ def command(
     words: str = "",  # names of parameters with a default that are given by their place
     blank: str = "",  # names of flags of text that may stand without a value, which is then True
     aliases: Mapping[str, str] = {},  # other name of a flag -> its name
+    letters: Mapping[str, str] = {},  # name of a flag -> its letter; one without a default is then no longer a word
     headings: Mapping[str, str] = {},  # heading -> names of flags, to divide a large group
     status: Callable[[Any], int] = lambda returned: 0,  # what the function returns -> exit status, see EXIT_STATUS
 ) -> Callable:
@@ -386,10 +392,12 @@ def command(
 
         def parser(prog: str = function.__name__) -> ArgumentParser:
             groups = {name: heading for heading, own in headings.items() for name in own.split()}
-            described = [
-                replace(f, group=groups.get(f.name, f.group), blank=f.name in blank.split())
-                for f in flags_of(function, tuple(words.split()))
-            ]
+            described = []
+            for f in flags_of(function, tuple(words.split())):
+                own = dict(letter=letters[f.name], word=False) if f.name in letters else {}
+                described.append(
+                    replace(f, group=groups.get(f.name, f.group), blank=f.name in blank.split(), **own)  # type: ignore
+                )
             return parser_of(prog, described, function.__doc__ or "", examples)
 
         @wraps(function)

@@ -34,6 +34,7 @@ from plmsub.app.measures import (
     plmsub_probe,
     plmsub_tm,
 )
+from .regress import plmsub_compress, plmsub_lasso, plmsub_lora
 
 # %% ../../nbs/app/90_commands.ipynb #d8f0cc24
 COMMANDS: dict[str, Any] = {
@@ -55,6 +56,9 @@ COMMANDS: dict[str, Any] = {
         plmsub_tm,
         plmsub_probe,
         plmsub_embed,
+        plmsub_compress,
+        plmsub_lasso,
+        plmsub_lora,
         plmsub_figures,
         plmsub_browse,
     )

@@ -416,7 +416,8 @@ def drawn(
 
 # %% ../../nbs/app/73_flags.ipynb #12bccfe3
 def names_in(
-    text: str | Sequence[str],  # names with commas between them, or a list of them
+    text: str | Sequence[str],  # names with commas between them, or a list of such
 ) -> list[str]:
     "The names in a flag"
-    return [x.strip() for x in text.split(",") if x.strip()] if isinstance(text, str) else list(text)
+    words = [text] if isinstance(text, str) else text
+    return [x.strip() for word in words for x in str(word).split(",") if x.strip()]

@@ -363,15 +363,33 @@ def plmsub_probe(
         print(f"Next: plmsub_fold --run {run}")
     return rows
 
+# %% ../../nbs/app/78_measures.ipynb #34f14634
+def _layers(words: list[str] | str, plm: Any) -> list[int]:
+    "Layers by number, each of them one that the model has"
+    try:
+        layers = [int(word) for word in names_in(words)]
+    except ValueError:
+        raise ConfigError("layers are whole numbers", text=words, do="Write repr_layers=6 or several") from None
+    K = plm.n_layers
+    if wrong := [k for k in layers if not -1 - K <= k <= K]:
+        what = f"{plm.name} has the layers 0 (the embedding) to {K}, and no layer {wrong[0]}"
+        raise ConfigError(what, do=f"The last is repr_layers={K}")
+    return layers
+
 # %% ../../nbs/app/78_measures.ipynb #2957f060
-@command("plmsub_embed mine.fa embedded --plm esm2_t6_8M_UR50D --include mean,bos")
+@command(
+    "plmsub_embed mine.fa embedded --plm esm2_t6_8M_UR50D --include mean bos",
+    "plmsub_embed mine.fa --plm esm2_t30_150M_UR50D --include bos mean per_tok --repr_layers 30",
+    words="out",
+    aliases=dict(toks_per_batch="batch_tokens"),
+)
 def plmsub_embed(
     fasta: str,  # FASTA file of the proteins
-    out: str,  # folder for the representations; a call that was stopped goes on
+    out: str = "",  # folder for the representations, by default NAME_embedded; a call that was stopped goes on
     mask: str = "",  # mask file of a subnetwork; by default the full model
     headers: str = "plain",  # of the FASTA file: uniprot, deeplocpro, prokka or plain
-    repr_layers: str = "-1",  # layers with commas between them; -1 is the last
-    include: str = "mean",  # mean, per_tok, bos, with commas between them
+    repr_layers: list[str] | str = "-1",  # one or more layers: 0 (the embedding) to the last, which is also -1
+    include: list[str] | str = "mean",  # one or more of mean, per_tok (every residue), bos (the start token)
     batch_tokens: int = 4096,  # tokens of a batch at most
     half: bool = False,  # store half precision
     window: int = 1022,  # residues read at once; longer proteins are read in windows and averaged
@@ -382,15 +400,13 @@ def plmsub_embed(
     model: ModelFlags,
 ):
     "Write the representations of proteins"
-    try:
-        layers = [int(k) for k in str(repr_layers).split(",")]
-    except ValueError:
-        raise ConfigError("layers are whole numbers with commas between them", text=repr_layers) from None
     plm = model.load()
+    layers, kinds, folder = _layers(repr_layers, plm), names_in(include), out or f"{id_of_file(fasta)}_embedded"
     skipped: list | None = [] if skip else None
     asked, proteins = Subnetwork(plm, mask) if mask else plm, read_proteins(fasta, headers, skipped, strict)
     tell_skipped(skipped or [])
-    embeddings = embed_proteins(asked, proteins, out, layers, names_in(include), batch_tokens, half, window, overlap)
-    print(f"{len(embeddings):,} proteins in {out}: layers {repr_layers}, {include}")
-    print(f"Next, in Python: Embeddings({str(out)!r}) of plmsub.models.embed reads them")
+    embeddings = embed_proteins(asked, proteins, folder, layers, kinds, batch_tokens, half, window, overlap)
+    print(f"{len(embeddings):,} proteins in {folder}: layers {', '.join(map(str, layers))}; {', '.join(kinds)}")
+    ready = f"plmsub_compress -i {folder} -c {'mean' if 'per_tok' in kinds else kinds[0]} -o vectors"
+    print(f"Next: {ready if kinds != ['mean'] else f'plmsub_lasso -i {folder} -m TABLE -o lasso'}")
     return embeddings

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONTEXTS', 'ALPHAS', 'RADIUS', 'Ngram', 'ngram_model', 'ngram_nll', 'tuned_alpha', 'ngram_losses', 'Composition',
-           'composition_model', 'WindowNet', 'window_net', 'ece']
+           'composition_model', 'NgramStates', 'WindowNet', 'window_net', 'ece']
 
 # %% ../../nbs/models/26_baselines.ipynb #aee8bcab
 import math
@@ -102,13 +102,19 @@ def ngram_model(
 CONTEXTS = ("left", "both sides")
 
 
+def _places(model, codes):
+    "(T,) where the word that ends at each place stands in `log_p`"
+    start = np.cumsum([0, *map(len, model.counts)])
+    return start[np.minimum(_before(codes), model.n - 1)] + _words(codes, model.n)
+
+
 def _both_sides(model, codes, place, scored):  # places of words in `log_p`; residues to score
-    "(len(scored),) NLL given all others, nats: compare the 20 words with every possible residue in it"
+    "(len(scored),20) log-probabilities given all others: compare the words with every possible residue in them"
     after, scores = _before(codes[::-1])[::-1][scored], np.zeros((len(scored), 20))
     for j in range(model.n):  # the word that ends j residues further on
         whole = scored[after >= j]
         scores[after >= j] += model.log_p[place[whole + j, None] + (np.arange(20) - codes[whole, None]) * 20**j]
-    return logsumexp(scores, 1) - scores[np.arange(len(scored)), codes[scored]]
+    return scores - logsumexp(scores, 1, keepdims=True)
 
 # %% ../../nbs/models/26_baselines.ipynb #3d16cd8a
 def ngram_nll(
@@ -121,14 +127,13 @@ def ngram_nll(
         raise ConfigError("no such context", text=context, do=f"Use {' or '.join(CONTEXTS)}")
     checked = _checked(sequences)
     codes = _chain(checked)
-    scored, start = np.flatnonzero(codes >= 0), np.cumsum([0, *map(len, model.counts)])
-    place = start[np.minimum(_before(codes), model.n - 1)] + _words(codes, model.n)
-    nll = np.full(len(codes), np.nan)
+    scored, place, nll = np.flatnonzero(codes >= 0), _places(model, codes), np.full(len(codes), np.nan)
     if context == "left":
         nll[scored] = -model.log_p[place[scored]]
     else:  # in parts, for memory
         parts = np.array_split(scored, len(scored) // 100_000 + 1)
-        nll[scored] = np.concatenate([_both_sides(model, codes, place, part) for part in parts])
+        for part in parts:
+            nll[part] = -_both_sides(model, codes, place, part)[np.arange(len(part)), codes[part]]
     return [part[:-1] for part in np.split(nll, np.cumsum([len(s) + 1 for s in checked]))[:-1]]
 
 # %% ../../nbs/models/26_baselines.ipynb #3e2b1f08
@@ -252,6 +257,33 @@ def composition_model(
     counts = torch.from_numpy(np.bincount(codes[codes >= 0], minlength=20) + 1.0)
     models = [Composition(counts / counts.sum(), a) for a in _WEIGHTS]
     return min(models, key=lambda model: _loss(model, batches))
+
+# %% ../../nbs/models/26_baselines.ipynb #fab2b933
+class NgramStates:
+    "An n-gram as a model whose representation of a residue is what it says of its place, from both sides"
+
+    n_layers, dim = 0, 21
+
+    def __init__(self, model: Ngram):
+        self.model, self.name = model, f"{model.n}-gram"
+
+    def representations(
+        self,
+        tokens: Tensor,  # (B,L) int64
+        layers: tuple[int, ...] | None = None,  # any numbers
+    ) -> dict[int, Tensor]:  # layer -> (B,L,21) nats: the 20 amino acids, then the residue itself; else zeros
+        "Log-probabilities at every place"
+        codes = _states()[tokens.cpu()].numpy().ravel()
+        codes = np.where(codes < 20, codes, -1)
+        scored, found = np.flatnonzero(codes >= 0), np.zeros((len(codes), 21))
+        if len(scored):
+            log_p = _both_sides(self.model, codes, _places(self.model, codes), scored)
+            found[scored] = np.column_stack([log_p, log_p[np.arange(len(scored)), codes[scored]]])
+        states = torch.from_numpy(found).float().view(*tokens.shape, 21)
+        return {k: states for k in ((0,) if layers is None else layers)}
+
+    def __repr__(self):
+        return f"NgramStates({self.model!r})"
 
 # %% ../../nbs/models/26_baselines.ipynb #4b77a4f4
 RADIUS = 8  # residues seen on either side

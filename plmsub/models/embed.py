@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WINDOW', 'OVERLAP', 'COMPRESSIONS', 'INCLUDE', 'windows', 'as_layers', 'residue_states', 'OneHot', 'compress',
-           'compressed_embeddings', 'mean_embeddings', 'Embeddings', 'embed_proteins', 'amino_acid_map',
-           'plot_amino_acids']
+           'compressed_tables', 'compressed_embeddings', 'mean_embeddings', 'Embeddings', 'embed_proteins',
+           'compression_name', 'compress_saved', 'read_vectors', 'amino_acid_map', 'plot_amino_acids']
 
 # %% ../../nbs/models/35_embed.ipynb #cbb6c803
 import hashlib
@@ -226,6 +226,28 @@ def compress(
     return y.astype(np.float32)
 
 # %% ../../nbs/models/35_embed.ipynb #3b05b1be
+def compressed_tables(
+    model: Any,  # see `residue_states`
+    proteins: list[Protein],  # n of them, or sequences
+    methods: Iterable[str] = ("mean",),  # of `COMPRESSIONS`, or 'idct NxM'
+    layers: int | Iterable[int] | None = None,  # see `as_layers`; `None`: the last
+    desc: str | None = "embedding",  # words beside the progress bar; `None` shows none
+    **kwargs: int,  # batch_tokens, window, overlap: see `residue_states`
+) -> dict[tuple[int, str], np.ndarray]:  # (layer, method) -> (n,M) float32, in the order of `proteins`
+    "One vector for every protein, by several compressions and from several layers, in one pass through the model"
+    model, proteins = _as_model(model), _as_proteins(proteins)
+    if not proteins:
+        raise DataError("no protein to embed")
+    layers, methods = as_layers(model, layers), tuple(methods)
+    asked = [(k, m) for k in layers for m in methods]
+    vectors: dict[tuple[int, str], list] = {key: [None] * len(proteins) for key in asked}
+    with _bar(proteins, desc) as bar:
+        for i, first, states in _states(model, proteins, layers, bar=bar, **kwargs):
+            for k, m in asked:
+                vectors[k, m][i] = compress(states[k], m, first[k])
+    return {key: np.stack(rows) for key, rows in vectors.items()}
+
+# %% ../../nbs/models/35_embed.ipynb #e94724ea
 def compressed_embeddings(
     model: Any,  # see `residue_states`
     proteins: list[Protein],  # n of them, or sequences
@@ -235,14 +257,7 @@ def compressed_embeddings(
     **kwargs: int,  # batch_tokens, window, overlap: see `residue_states`
 ) -> np.ndarray:  # (n,M) float32, in the order of `proteins`
     "One vector for every protein"
-    model, proteins = _as_model(model), _as_proteins(proteins)
-    if not proteins:
-        raise DataError("no protein to embed")
-    (k,), vectors = as_layers(model, layer), {}
-    with _bar(proteins, desc) as bar:
-        for i, first, states in _states(model, proteins, k, bar=bar, **kwargs):
-            vectors[i] = compress(states[k], method, first[k])
-    return np.stack([vectors[i] for i in range(len(proteins))])
+    return next(iter(compressed_tables(model, proteins, (method,), layer, desc, **kwargs).values()))
 
 # %% ../../nbs/models/35_embed.ipynb #617f6f4f
 def mean_embeddings(
@@ -457,6 +472,100 @@ def embed_proteins(
     form = dict(width=width, layers=layers, include=kinds, dtype=torch.float16 if half else torch.float32)
     _write_shards(model, proteins, Path(folder), shard_residues, form, reading)
     return Embeddings(folder)
+
+# %% ../../nbs/models/35_embed.ipynb #8f6f0e6a
+def _saved_states(embeddings, layer):
+    "Id, states of the residues and state of the start token of every protein, `None` for what was not written"
+    for path, (_, rows) in zip(embeddings.shards, embeddings.index.groupby("shard", sort=False)):
+        with _opened(path) as stored:
+            found = {
+                kind: stored.get_tensor(f"{kind}.{layer}") for kind in INCLUDE if f"{kind}.{layer}" in stored.keys()
+            }
+        for id, at in rows.iterrows():
+            residues = slice(at.start, at.start + at.residues)
+            states = found["per_tok"][residues].float() if "per_tok" in found else None
+            yield id, states, *(found[k][at.row].float() if k in found else None for k in ("mean", "bos"))
+
+# %% ../../nbs/models/35_embed.ipynb #539232e7
+def _layer_of(embeddings, layer):
+    "The saved layer that is meant; -1 is the highest"
+    layers = sorted({int(name.split(".")[1]) for name in embeddings.kinds})
+    asked = layers[-1] if layer in (None, -1) else layer
+    if asked not in layers:
+        what = f"layer {layer} was not saved in {embeddings.folder.name}, which has {', '.join(map(str, layers))}"
+        raise ConfigError(what, do="Embed again with this layer among repr_layers")
+    return asked
+
+
+def _check_saved(embeddings, method, layer):
+    "Refuse a compression that needs what was not saved"
+    needs = {"mean": ("mean", "per_tok"), "bos": ("bos",)}.get(method, ("per_tok",))
+    if not any(f"{kind}.{layer}" in embeddings.kinds for kind in needs):
+        what = f"{method} of layer {layer} needs {needs[-1]}, which was not saved in {embeddings.folder.name}"
+        raise ConfigError(what, do=f"Embed again, with {needs[-1]} included")
+
+# %% ../../nbs/models/35_embed.ipynb #f690bc83
+def compression_name(
+    text: str,  # as people write it: pca1, iDCT-5x44, maxPool, kernel_pca
+) -> str:  # of `COMPRESSIONS`, or 'idct NxM'; pca, rbf and sigmoid alone are the first component, idct is 5x44
+    "The name of a compression"
+    plain = re.sub("[ _-]", "", text.lower()).replace("maxpool", "max").replace("kernelpca", "rbf")
+    kind, size = re.fullmatch("(pca|rbf|sigmoid|idct|)(.*)", plain).groups()  # type: ignore[union-attr]
+    if kind == "idct":
+        name = f"idct {size or '5x44'}"
+        _idct(np.ones((2, 2)), name[5:])  # refuses what is no size
+        return name
+    name = f"{kind} {dict.fromkeys(('', '1'), '1').get(size, '1-2' if size == '12' else size)}" if kind else plain
+    if name not in COMPRESSIONS:
+        raise ConfigError("no such compression", text=text, do=f"Use some of {', '.join(COMPRESSIONS)}")
+    return name
+
+# %% ../../nbs/models/35_embed.ipynb #97d56e4b
+def compress_saved(
+    embeddings: Embeddings | str | Path,  # or the folder that `embed_proteins` wrote
+    methods: str | Iterable[str] = ("mean",),  # see `compression_name`
+    layer: int | None = None,  # one that was saved; `None`: the highest
+) -> dict[str, pd.DataFrame]:  # method -> a row per protein, index id, columns 0 to M-1
+    "Compress saved representations, without the model"
+    embeddings = embeddings if isinstance(embeddings, Embeddings) else Embeddings(embeddings)
+    names = [*dict.fromkeys(map(compression_name, [methods] if isinstance(methods, str) else methods))]
+    layer = _layer_of(embeddings, layer)
+    if not names:
+        raise ConfigError("no compression is named", do=f"Use some of {', '.join(COMPRESSIONS)}")
+    for method in names:
+        _check_saved(embeddings, method, layer)
+    ids: list[str] = []
+    vectors: dict[str, list] = {method: [] for method in names}
+    for id, states, mean, bos in _saved_states(embeddings, layer):
+        ids.append(id)
+        for method in names:
+            saved = mean if method == "mean" else bos if method == "bos" else None
+            vectors[method].append(compress(states, method) if saved is None else saved.numpy())
+    return {m: pd.DataFrame(np.stack(rows), index=pd.Index(ids, name="id")) for m, rows in vectors.items()}
+
+# %% ../../nbs/models/35_embed.ipynb #0c55a21f
+def read_vectors(
+    path: str | Path,  # a CSV table, id first and then numbers; or a folder of `embed_proteins` (its mean)
+    layer: int | None = None,  # of a folder; `None`: the highest
+) -> pd.DataFrame:  # a row per protein, index id
+    "Read one vector per protein"
+    if Path(path).is_dir():
+        embeddings = Embeddings(path)
+        return compress_saved(embeddings, "mean", layer)["mean"]
+    with open_text(path) as f:
+        try:
+            table = pd.read_csv(f, dtype={0: str}, keep_default_na=False, index_col=0)
+        except ValueError as e:
+            raise DataError("this is no table of vectors", file=path, text=str(e)) from None
+    wrong = [c for c in table if not pd.api.types.is_numeric_dtype(table[c])]
+    if wrong or table.empty:
+        what, do = "a table of vectors holds an id and then numbers", "Make it with plmsub_compress"
+        raise DataError(what, file=path, text=f"column {wrong[0]}" if wrong else "no numbers", do=do)
+    table.index = table.index.astype(str).rename("id")
+    check_unique(table.index)
+    if not np.isfinite(table.to_numpy(float)).all():
+        raise DataError("a vector holds values that are not finite", file=path)
+    return table
 
 # %% ../../nbs/models/35_embed.ipynb #09f75080
 _CHEMISTRY = dict(negative="DE", positive="HKR", aromatic="FWY", hydrophobic="AILMV", polar="NQST", special="CGP")
