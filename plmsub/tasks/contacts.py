@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['LONG', 'TOPS', 'long_range_precision', 'ContactProbe', 'with_map', 'contact_probe', 'attention_features',
-           'AttentionProbe', 'attention_probe', 'PairScores', 'pair_scores', 'ContactNetwork', 'contact_network',
-           'contact_precision']
+           'AttentionProbe', 'attention_probe', 'PairScores', 'ContactNetwork', 'contact_network', 'contact_precision']
 
 # %% ../../nbs/tasks/54_contacts.ipynb #5137fd1d
 import math
@@ -250,7 +249,7 @@ class PairScores:
         return pairs[0]
 
 
-def pair_scores(model: Any, proteins: list[Protein], contacts: dict, layer: int | None = None, seed: int = 0):
+def _pair_scores(model, proteins, contacts, layer=None, seed=0):
     "A probe that learns nothing"
     return PairScores(layer)
 
@@ -330,7 +329,7 @@ _PROBES = {
     "projections": contact_probe,
     "attention": attention_probe,
     "network": contact_network,
-    "pairs": pair_scores,
+    "pairs": _pair_scores,
 }
 
 
@@ -339,7 +338,7 @@ def contact_precision(
     train: list[Protein],  # proteins to fit on
     test: list[Protein],  # proteins to score; those without a map or a long-range contact get no row
     contacts: dict[str, np.ndarray],  # id -> (N,N) 1, 0 or NaN, see `contact_map`
-    probe: str = "projections",  # or 'attention', 'network', 'pairs': `contact_probe`, `attention_probe`, ...
+    probe: str = "projections",  # of states; or 'attention', 'network', 'pairs' (as they are)
     layer: int | None = None,  # which layer is read; None: the last for projections, all for attention
     fitted_on: str | None = None,  # the model whose probe reads all others; `None`: each has a probe of its own
     seed: int = 0,  # of the probe
