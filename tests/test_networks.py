@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
+from plmsub.app.measures import plmsub_probe
 from plmsub.base.errors import ConfigError, DataError, PlmsubError
 from plmsub.io.alignments import Alignment, Covariation, Joined, Profiles, mutual_information
-from plmsub.io.toy import toy_alignments
+from plmsub.io.structures import Chain, ideal_backbone, write_pdb
+from plmsub.io.toy import clf_text, fasta_text, toy_alignments
 from plmsub.models.embed import OneHot
 from plmsub.proteins import Domain, Protein
 from plmsub.tables import COLUMNS, pooled
@@ -259,3 +261,54 @@ def test_profiles_tell_more_than_one_sequence_and_the_network_more_than_the_prob
     assert q3["linear", "profile"] > q3["linear", "one-hot"] + 0.05
     assert q3["network", "profile"] > q3["linear", "profile"] + 0.05
     assert not any(math.isnan(x) for x in q3.values())
+
+
+# --- From the shell
+
+
+def test_probe_takes_a_head_and_alignments(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    made = toy_alignments(20, doublings=3)
+    (tmp_path / "msa").mkdir()
+    for a in made[1:]:
+        text = "".join(f">{id}\n{row}\n" for id, row in a.rows)
+        (tmp_path / "msa" / f"{a.domain.id}.a3m").write_text(text)
+    domains = [a.domain for a in made]
+    texts = clf_text(domains), fasta_text(domains), fasta_text(domains, "dssp")
+    files = dict(zip(("domains", "fasta", "dssp"), ("toy.clf", "toy.fa", "toy_dssp.fa")))
+    for name, text in zip(files.values(), texts):
+        (tmp_path / name).write_text(text)
+    rows = plmsub_probe("secondary", plm="toy", head="network", msa="msa", **files)
+    assert set(rows.model) == {"full", "full + profile", "profile"} and set(rows.task) == {
+        "secondary structure, network"
+    }
+    assert {"Q8", "Q3"} <= set(rows.metric) and made[0].domain.id not in set(rows.id)
+    assert " proteins have an alignment" in capsys.readouterr().out
+    rows = plmsub_probe("secondary", plm="toy", **files)
+    assert set(rows.metric) == {"Q3", "Q3 helix", "Q3 strand", "Q3 coil"} and set(rows.model) == {"full"}
+    with pytest.raises(ConfigError, match="linear or a network"):
+        plmsub_probe("secondary", plm="toy", head="deep", **files)
+    with pytest.raises(ConfigError, match="homology has no use for this"):
+        plmsub_probe("homology", plm="toy", msa="msa")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.a3m").write_text(">x\nMKV\n")
+    with pytest.raises(DataError, match="none of the proteins has an alignment"):
+        plmsub_probe("secondary", plm="toy", msa="other", **files)
+
+
+def test_contacts_from_structures_and_alignments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folded = ideal_backbone([(-57, -47)] * 18 + [(-129, 107), (-38, -7), (-56, 165), (-82, -8)] + [(-57, -47)] * 18)
+    for folder in ("hairpins", "msa"):
+        (tmp_path / folder).mkdir()
+    for k in range(5):  # five random sequences in the same two helices, side by side
+        rng = np.random.default_rng(k)
+        letters = "".join(rng.choice([*"AEKLR"], 40))
+        write_pdb(Chain(letters, folded), f"hairpins/{k}.pdb")
+        relatives = ["".join(rng.choice([*"AEKLR"], 40)) for _ in range(7)]
+        (tmp_path / "msa" / f"{k}.a3m").write_text(f">q\n{letters}\n" + "".join(f">{r}\n{r}\n" for r in relatives))
+    rows = plmsub_probe("contacts", plm="toy", data="hairpins", head="network", msa="msa")
+    found = {"full", "full + alignment", "mutual information", "mutual information, as it is"}
+    assert set(rows.model) == found and set(rows.task) == {"contacts, network"} and rows.id.nunique() == 5
+    rows = plmsub_probe("contacts", plm="toy", data="hairpins", msa="msa")
+    assert set(rows.model) == {"full", "mutual information, as it is"} and set(rows.task) == {"contacts, attention"}

@@ -299,7 +299,9 @@ def contact_network(
     n_residues: float = 50_000,  # as many proteins, drawn by seed, as have that many residues together
     seed: int = 0,  # of the draw, of the validation part and of the network
     valid: list[Protein] | None = None,  # to stop by; `None`: see `with_valid`
-    **settings,  # of `fit_network`: epochs, patience, learning_rate, weight_decay
+    epochs: int = 15,  # passes over the training part at most
+    patience: int = 3,  # passes without a better loss on the validation part
+    **settings,  # of `fit_network`: learning_rate, weight_decay
 ) -> ContactNetwork:
     "Fit a network to contacts"
     drawn = drawn_proteins(with_map(proteins, contacts), n_residues, seed)
@@ -321,7 +323,8 @@ def contact_network(
         return F.binary_cross_entropy_with_logits(net(x, pairs, lengths)[mask], touch[mask], reduction="none")
 
     make, parts = lambda: PairNet(len(scale.mean), len(spread)), [list(batches(some)) for some in (train, valid)]
-    net, history = fit_network(make, losses, *parts, seed=seed, desc="contact network", **settings)
+    how = dict(epochs=epochs, patience=patience, seed=seed, desc="contact network", **settings)
+    net, history = fit_network(make, losses, *parts, **how)
     return ContactNetwork(layer, scale, spread, net, history)
 
 # %% ../../nbs/tasks/54_contacts.ipynb #5a9196c8
