@@ -107,11 +107,7 @@ def read_alignment(
         rows = _one_meaning(records, path, mend)
     return [(id, row.replace("J", "X").replace("j", "x")) for _, id, row in rows]
 
-# %% ../../nbs/io/36_alignments.ipynb #3f9d2f26
-_NUMBER = np.full(256, 20, np.int8)  # of a letter; 20: a gap, or none of the amino acids
-_NUMBER[[ord(a) for a in AMINO_ACIDS]] = range(20)
-
-
+# %% ../../nbs/io/36_alignments.ipynb #100e9a40
 def _pieces(row):
     "What is inserted before each column, and what is in it; at the end what is inserted behind the last"
     return re.findall("([a-z]*)([A-Z-]|$)", row)
@@ -125,6 +121,10 @@ def _on_query(row, query):  # pieces of both
         inserted + "-" * len(own) + (letter if kept != "-" else letter.lower().replace("-", ""))
         for (inserted, letter), (own, kept) in zip(row, query)
     )
+
+# %% ../../nbs/io/36_alignments.ipynb #3f9d2f26
+_NUMBER = np.full(256, 20, np.int8)  # of a letter; 20: a gap, or none of the amino acids
+_NUMBER[[ord(a) for a in AMINO_ACIDS]] = range(20)
 
 
 @dataclass(frozen=True, eq=False)
@@ -357,7 +357,7 @@ class Joined:
 
     def protein_states(self, protein: Protein, layer: int) -> Tensor:  # (N,D)
         "Numbers of each residue of all parts"
-        read = []
+        read: list[Tensor] = []
         for part in self.parts:
             ((_, by_layer),) = residue_states(part, [protein], min(layer, part.n_layers), desc=None)
             read += by_layer.values()

@@ -323,7 +323,7 @@ def contact_network(
         return F.binary_cross_entropy_with_logits(net(x, pairs, lengths)[mask], touch[mask], reduction="none")
 
     make, parts = lambda: PairNet(len(scale.mean), len(spread)), [list(batches(some)) for some in (train, valid)]
-    how = dict(epochs=epochs, patience=patience, seed=seed, desc="contact network", **settings)
+    how: dict[str, Any] = dict(epochs=epochs, patience=patience, seed=seed, desc="contact network", **settings)
     net, history = fit_network(make, losses, *parts, **how)
     return ContactNetwork(layer, scale, spread, net, history)
 

@@ -76,9 +76,17 @@ class SequenceNet(nn.Module):
         h, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
         return [out(self.dropout(h)) for out in self.out]
 
+# %% ../../nbs/tasks/43_networks.ipynb #ecd23862
+def _apart(L):
+    "(L,L) residues between the two of a pair, in units of 24, at most 2"
+    place = torch.arange(L)
+    return (place - place[:, None]).abs().clamp(max=48) / 24
+
 # %% ../../nbs/tasks/43_networks.ipynb #0ba6de4d
 class PairNet(nn.Module):
     "A dilated residual network over pairs of residues"
+
+    blocks: Any  # pairs of convolutions
 
     def __init__(
         self,
@@ -96,9 +104,8 @@ class PairNet(nn.Module):
         self.blocks = nn.ModuleList(
             nn.ModuleList(nn.Conv2d(width, width, 3, padding=d, dilation=d) for _ in range(2)) for d in dilations
         )
-        for _, second in self.blocks:
-            nn.init.zeros_(second.weight)
-            nn.init.zeros_(second.bias)
+        for weight in [w for _, second in self.blocks for w in second.parameters()]:
+            nn.init.zeros_(weight)
         self.out = nn.Conv2d(width, 1, 1)
 
     def forward(
@@ -108,11 +115,9 @@ class PairNet(nn.Module):
         lengths: Tensor,  # (B,)
     ) -> Tensor:  # (B,L,L) logits, symmetric
         "Contacts of all pairs"
-        L, there = x.shape[1], inside(lengths, x.shape[1])
+        there = inside(lengths, L := x.shape[1])
         square = (there[:, None] & there[..., None])[:, None]  # (B,1,L,L)
-        place = torch.arange(L)
-        apart = (place - place[:, None]).abs().clamp(max=48) / 24
-        parts = [pairs, apart.expand(len(x), 1, L, L)]
+        parts = [pairs, _apart(L).expand(len(x), 1, L, L)]
         if self.project is not None:
             p = self.project(x).transpose(1, 2)[..., None].expand(-1, -1, L, L)
             parts += [p, p.transpose(2, 3)]
@@ -134,7 +139,7 @@ def fit_network(
     weight_decay: float = 1e-3,  # of AdamW
     seed: int = 0,  # of first weights, of dropout and of the order
     desc: str = "network",  # words beside the progress bar
-) -> tuple[nn.Module, pd.DataFrame]:  # the network; a row for each pass: epoch, train, valid (losses)
+) -> tuple[Any, pd.DataFrame]:  # the network; a row for each pass: epoch, train, valid (losses)
     "Train a network, and stop by a validation part"
     if not train or not valid:
         raise DataError("a network needs proteins to learn from, and others to stop by", do="Give more proteins")
