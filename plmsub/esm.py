@@ -152,6 +152,12 @@ def _norm(weights, name, x):
     "The layer norm called `name`"
     return F.layer_norm(x, x.shape[-1:], weights[name], weights[name + ".bias"])
 
+
+def _linear(weights, name, x):
+    "The dense layer called `name`, computed in the precision of its matrix"
+    matrix = weights[name]
+    return F.linear(x.to(matrix.dtype), matrix, weights[name + ".bias"])
+
 # %% ../nbs/21_esm.ipynb #6277d34f
 def first_state(
     weights: Mapping[str, Tensor],  # canonical names
@@ -180,13 +186,15 @@ def attention(
 ) -> Tensor:  # (B,L,D)
     "Self-attention"
     B, L, D = x.shape
-    qkv = F.linear(x, weights[layer + "qkv"], weights[layer + "qkv.bias"]).view(B, L, 3, n_heads, D // n_heads)
+    qkv = _linear(weights, layer + "qkv", x).view(B, L, 3, n_heads, D // n_heads)
+    if weights[layer + "qkv"].dtype != x.dtype:  # mixed precision: attention in bf16 is slow on CPUs
+        qkv = qkv.to(x.dtype)
     qk, v = qkv.split((2, 1), 2)
     if tables is not None:
         qk = rotate(qk, tables)
     q, k = qk.transpose(1, 3).unbind(2)  # (B,H,L,D/H) each
     y = F.scaled_dot_product_attention(q, k, v.squeeze(2).transpose(1, 2), attn_mask=padding)
-    return F.linear(y.transpose(1, 2).reshape(B, L, D), weights[layer + "output"], weights[layer + "output.bias"])
+    return _linear(weights, layer + "output", y.transpose(1, 2).reshape(B, L, D))
 
 # %% ../nbs/21_esm.ipynb #92b0df72
 QKV = ("query", "key", "value")  # the order within a block
@@ -214,15 +222,14 @@ def from_blocks(
 # %% ../nbs/21_esm.ipynb #4f1a0264
 def feed_forward(weights: Mapping[str, Tensor], layer: str, x: Tensor) -> Tensor:
     "Two matrices with a GELU between them; `layer` is e.g. 'layer.0.ffn.'"
-    x = F.gelu(F.linear(x, weights[layer + "up"], weights[layer + "up.bias"]))
-    return F.linear(x, weights[layer + "down"], weights[layer + "down.bias"])
+    return _linear(weights, layer + "down", F.gelu(_linear(weights, layer + "up", x)))
 
 
 def _layer(weights, layer, x, tables, padding, n_heads):
     "One layer; `layer` is e.g. 'layer.0.'"
     y = _norm(weights, layer + "attention.norm", x)
-    x = x + attention(weights, layer + "attention.", y, tables, padding, n_heads)
-    return x + feed_forward(weights, layer + "ffn.", _norm(weights, layer + "ffn.norm", x))
+    x = x + attention(weights, layer + "attention.", y, tables, padding, n_heads).to(x.dtype)
+    return x + feed_forward(weights, layer + "ffn.", _norm(weights, layer + "ffn.norm", x)).to(x.dtype)
 
 # %% ../nbs/21_esm.ipynb #62ed22b9
 def _padding_row(tokens, dtype):

@@ -76,6 +76,7 @@ class PlmFacts:
     fingerprint: str  # 64 hex digits: sha256 of shape and weights
     embedding: Tensor  # (V,D) tokens before the first layer
     n_parameters: int  # all numbers of the model
+    mixed: bool = False  # are its layers' matrices multiplied in bf16? See `EsmPlm.tuned`
     causal: bool = False  # does it predict a residue from those before it only?
     max_residues: int | None = None  # of the longest protein that it reads; None: any length
     alphabet = esm_alphabet()  # of tokens and logits
@@ -108,10 +109,11 @@ class Plm(PlmFacts):
         "A model of the same shape that has learned nothing; other seeds give other weights"
         raise NotImplementedError
 
-    def tuned(self, recompute: bool = False, compiled: bool = False) -> "Plm":
-        "The same model computed with less memory in training, or by torch.compile; only an ESM can do either"
-        if recompute or compiled:
-            raise ConfigError(f"{self.name} is computed by its own library", do="Leave out recompute and compiled")
+    def tuned(self, recompute: bool = False, compiled: bool = False, mixed: bool = False) -> "Plm":
+        "The same model with less memory in training, by torch.compile, or in mixed precision; only an ESM can"
+        if recompute or compiled or mixed:
+            do = "Leave out recompute, compiled and mixed"
+            raise ConfigError(f"{self.name} is computed by its own library", do=do)
         return self
 
     def fairesm(self, weights: Replaced = None) -> nn.Module:
@@ -165,7 +167,9 @@ def described(plm: Plm) -> str:
     n = plm.n_parameters
     size = f"{n / 1e9:.1f}B" if n >= 1e9 else f"{n / 1e6:.1f}M" if n >= 1e5 else f"{n / 1e3:.0f}k"
     shape = f"{plm.n_layers} layers, {plm.dim} dims, {plm.n_heads} heads, {size} weights"
-    return f"Plm({plm.name}: {shape}, {plm.device}, {str(plm.dtype).removeprefix('torch.')})"
+    return (
+        f"Plm({plm.name}: {shape}, {plm.device}, {str(plm.dtype).removeprefix('torch.')}{' and bfloat16' * plm.mixed})"
+    )
 
 # %% ../nbs/22_plm.ipynb #22b39d15
 def check_weights(
@@ -211,7 +215,7 @@ class FrozenWeights(Plm):
     def _hold(self, weights: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             blocks = as_blocks({n: w.detach() for n, w in weights.items()})
-        self.blocks = MappingProxyType(blocks)
+        self.blocks = MappingProxyType(_in_bf16(blocks) if self.mixed else blocks)
         self.all_weights = MappingProxyType({n: w.detach() for n, w in from_blocks(blocks).items()})
         self.weights = MappingProxyType({n: self.all_weights[n] for n in matrix_names(self.config)})
         self._module: nn.Module | None = None  # of fair-esm, made when it is asked for
@@ -235,6 +239,11 @@ class FrozenWeights(Plm):
         return _moved(self, device, dtype)
 
 # %% ../nbs/22_plm.ipynb #eb64ec0b
+def _in_bf16(blocks):  # the layers' matrices and their biases; norms, embedding and head stay as they are
+    layers = {n for n, w in blocks.items() if n.startswith("layer.") and w.ndim == 2}
+    return {n: w.bfloat16() if n.removesuffix(".bias") in layers else w for n, w in blocks.items()}
+
+
 def _sha256(config, weights):
     h = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
     for n, w in sorted(weights.items()):
@@ -257,7 +266,7 @@ def _replaced(plm, weights):  # weights: canonical name -> (out,in) tensor in pl
     "The blocks with some matrices replaced; ModelError for an unknown name or a wrong shape"
     if not weights:
         return plm.blocks
-    out, single = dict(plm.blocks), dict(plm.weights)
+    single, new = dict(plm.weights), {}
     for n, w in weights.items():
         own = plm.weights.get(n)
         if own is None:
@@ -265,10 +274,10 @@ def _replaced(plm, weights):  # weights: canonical name -> (out,in) tensor in pl
             raise ModelError("no such matrix to replace", text=n, do=do)
         if w.shape != own.shape:
             raise ModelError(f"shape {tuple(w.shape)} in place of {tuple(own.shape)}", text=n)
-        out[n] = single[n] = w.to(own.dtype)
+        new[n] = single[n] = w.to(own.dtype)
     for layer in dict.fromkeys(n.rsplit(".", 1)[0] for n in weights if n.endswith(QKV)):
-        out[f"{layer}.qkv"] = torch.cat([single[f"{layer}.{m}"] for m in QKV])
-    return out
+        new[f"{layer}.qkv"] = torch.cat([single[f"{layer}.{m}"] for m in QKV])
+    return {**plm.blocks, **{n: w.to(plm.blocks[n].dtype) for n, w in new.items() if n in plm.blocks}}
 
 # %% ../nbs/22_plm.ipynb #13874cdc
 class _NoContactHead(nn.Module):
@@ -364,9 +373,12 @@ class EsmPlm(ReferenceModel):
         "Hidden states; what lies above the highest layer asked for is not computed"
         return _states(self, tokens, weights, check_layers(layers, self.n_layers))[1]
 
-    def tuned(self, recompute: bool = False, compiled: bool = False) -> Self:
-        "The same model computed with less memory in training (`recompute`) or by torch.compile (`compiled`)"
+    def tuned(self, recompute: bool = False, compiled: bool = False, mixed: bool = False) -> Self:
+        "The same model with less memory in training, by torch.compile, or with its layers' matrices in bf16 (`mixed`)"
         out = copy(self)
+        if mixed and not self.mixed:
+            out.mixed = True
+            out._hold(self.all_weights)
         run = torch.compile(hidden_states, dynamic=True) if compiled else hidden_states
         out._run = partial(run, recompute=recompute)  # type: ignore[assignment]
         return out

@@ -144,7 +144,7 @@ class Teacher:
         folder: str | Path | None = None,  # where logits of all models are kept; `None`: `teacher` in the data folder
     ):
         self.plm, self.computed = plm, 0  # requests that went through the model
-        kind = f"{plm.fingerprint[:16]}-{plm.device.type}-{str(plm.dtype).removeprefix('torch.')}"
+        kind = f"{plm.fingerprint[:16]}-{plm.device.type}-{str(plm.dtype).removeprefix('torch.')}{'-mixed' * plm.mixed}"
         self.cache = LogitCache(Path(folder or data_dir() / "teacher") / kind)
 
     def __repr__(self):
