@@ -322,9 +322,9 @@ def contact_network(
         x, pairs, lengths, mask, touch = batch
         return F.binary_cross_entropy_with_logits(net(x, pairs, lengths)[mask], touch[mask], reduction="none")
 
-    make, parts = lambda: PairNet(len(scale.mean), len(spread)), [list(batches(some)) for some in (train, valid)]
+    first, second = (list(batches(some)) for some in (train, valid))
     how: dict[str, Any] = dict(epochs=epochs, patience=patience, seed=seed, desc="contact network", **settings)
-    net, history = fit_network(make, losses, *parts, **how)
+    net, history = fit_network(lambda: PairNet(len(scale.mean), len(spread)), losses, first, second, **how)
     return ContactNetwork(layer, scale, spread, net, history)
 
 # %% ../../nbs/tasks/54_contacts.ipynb #5a9196c8
