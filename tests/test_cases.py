@@ -135,7 +135,7 @@ def test_one_id_with_two_sequences_names_both_lines(written):
 def test_alignments_are_refused_and_their_reader_is_named(written, text):
     with pytest.raises(DataError, match="x.fa, line 2: a: this sequence is aligned, it has gaps.*read_alignment"):
         read_proteins(written("x.fa", f">a\n{text}\n"))
-    from plmsub.tasks.homology import read_alignment
+    from plmsub.io.alignments import read_alignment
 
     assert read_alignment(written("x.fa", f">a\n{text}\n"))[0][0] == "a"
 

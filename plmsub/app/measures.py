@@ -36,6 +36,7 @@ from ..base.files import id_of_file, write_table, writing
 # %% ../../nbs/app/78_measures.ipynb #c45dbb33
 from ..comparison import compare, readable
 from ..evaluation import models_of
+from ..io.alignments import Alignment, Covariation, Joined, Profiles, read_alignments
 from ..io.headers import read_proteins
 from ..io.structures import read_chain
 from ..io.variants import read_variants
@@ -151,6 +152,8 @@ class ProbeFlags(FileFlags):
     labels: str = ""  # localization: table of id and location, if the headers do not say
     layer: int | None = None  # of the representations; by default the last
     contacts: str = "attention"  # what they are read from: attention, or projections of the representations
+    head: str = "linear"  # secondary, contacts: linear, or network, which reads a protein as a whole
+    msa: str = ""  # secondary, contacts: folder of alignments named after the proteins, such as P12345.a3m
     tune: str = "head"  # localization: what is trained: head, lora or full
     pooling: str = "mean"  # localization: over residues: mean, or attention (learned)
     max_residues: int = 1022  # localization: shown of a protein, both ends of longer ones
@@ -189,6 +192,31 @@ def _mutations(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
     scans = _read_each({endings.sub("", f.name): f for f in files}, read, skip)
     tell_skipped(skipped or [], "variant")
     return rank_correlation(zero_shot(models, scans))
+
+# %% ../../nbs/app/78_measures.ipynb #32f4eaae
+def _aligned(how: ProbeFlags, proteins: list[Protein]) -> tuple[dict[str, Alignment], list[Protein]]:
+    "The alignments, and those proteins that have one"
+    aligned = read_alignments(how.msa)
+    kept = [p for p in proteins if p.id in aligned]
+    if not kept:
+        what, do = "none of the proteins has an alignment", f"Name the files after the ids, as in {proteins[0].id}.a3m"
+        raise DataError(what, file=how.msa, do=do)
+    print(f"{len(kept)} of {len(proteins)} proteins have an alignment")
+    return aligned, kept
+
+
+def _secondary(models: dict, parts: Any, how: ProbeFlags) -> pd.DataFrame:
+    train, test = parts.train, parts.test
+    if how.msa:
+        aligned, kept = _aligned(how, [*train, *test])
+        train, test = ([p for p in part if p in kept] for part in (train, test))
+        profile = Profiles(aligned)
+        models = {**models, "full + profile": Joined(models["full"], profile), "profile": profile}
+    eight = {*"GBTS"} <= {
+        letter for p in train for letter in p.dssp or ""
+    }  # letters of three states have none of these
+    states = (8, 3) if eight and how.head == "network" else 3
+    return secondary_structure(models, train, test, states, how.layer, seed=how.seed, probe=how.head)
 
 # %% ../../nbs/app/78_measures.ipynb #84957e4d
 def _location_facts(model: Any, proteins: list[Protein], config: TuneConfig) -> None:
@@ -277,13 +305,24 @@ def _contacts(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:  # fiv
 
     chains = _read_each(structure_files(how.data), read, skip)
     proteins = with_clusters([Protein(id, c.sequence) for id, c in chains.items()])
-    maps = {id: contact_map(c) for id, c in chains.items()}
-    settings: dict[str, Any] = dict(seed=how.seed, contacts=maps, probe=how.contacts, layer=how.layer)
-    return cross_validate(contact_precision, models, proteins, "cluster", **settings)
+    settings: dict[str, Any] = dict(by="cluster", seed=how.seed, layer=how.layer)
+    settings["contacts"] = {id: contact_map(c) for id, c in chains.items()}
+    probe = how.contacts if how.head == "linear" else how.head
+    if not how.msa:
+        return cross_validate(contact_precision, models, proteins, probe=probe, **settings)
+    aligned, proteins = _aligned(how, proteins)
+    information = Covariation(aligned)
+    if probe == "network":
+        full = Joined(models["full"], Profiles(aligned), information)
+        models = {**models, "full + alignment": full, "mutual information": information}
+    rows = cross_validate(contact_precision, models, proteins, probe=probe, **settings)
+    plain = {"mutual information, as it is": information}
+    plain_rows = cross_validate(contact_precision, plain, proteins, probe="pairs", **settings)
+    return pd.concat([rows, plain_rows.assign(task=rows.task.iloc[0])], ignore_index=True)
 
 # %% ../../nbs/app/78_measures.ipynb #ad26133a
 PROTEIN_TASKS: dict[str, Callable] = {  # functions of models, split and flags
-    "secondary": lambda m, p, f: secondary_structure(m, p.train, p.test, layer=f.layer, seed=f.seed),
+    "secondary": _secondary,
     "homology": lambda m, p, f: remote_homology(m, p.test, layer=f.layer),
     "properties": lambda m, p, f: lasso_proteins(m, p.test, layer=f.layer, seed=f.seed),
 }
@@ -293,10 +332,10 @@ DATA_TASKS: dict[str, Callable] = {  # functions of models, flags, and whether t
     "localization": _localization,
 }
 _USED = {  # the flags of a task that it reads
-    "secondary": "layer seed",
+    "secondary": "layer seed head msa",
     "homology": "layer",
     "properties": "layer seed",
-    "contacts": "data layer contacts seed skip chain",
+    "contacts": "data layer contacts head msa seed skip chain",
     "mutations": "data skip columns separator first wild_type average",
     "localization": "data labels layer tune pooling max_residues nested picture seed separator skip",
 }
@@ -327,6 +366,7 @@ def _shown(task: str, rows: pd.DataFrame, category: Any) -> pd.DataFrame:
 # %% ../../nbs/app/78_measures.ipynb #d7f665d9
 @command(
     "plmsub_probe secondary --run runs/1.10",
+    "plmsub_probe contacts --plm esm2_t6_8M_UR50D --data structures --head network --msa alignments",
     "plmsub_probe mutations --plm esm2_t6_8M_UR50D --data scans --out mutations.csv",
     "plmsub_probe localization --plm mini --data deeplocpro.fasta --picture attention.png",
 )
@@ -348,6 +388,8 @@ def plmsub_probe(
     if not run and not model.plm:
         raise ConfigError("no model to ask", do="Add run='FOLDER' or plm='NAME'")
     _refuse_unused(task, run, how, source)
+    if how.head not in ("linear", "network"):
+        raise ConfigError("a head is linear or a network", text=how.head)
     trained = run_of(run, model) if run else None
     models = models_of(trained, draws) if trained else {"full": model.load()}
     if task in DATA_TASKS:

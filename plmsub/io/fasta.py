@@ -63,7 +63,7 @@ def _mended(lines, mend):
 
 # %% ../../nbs/io/11_fasta.ipynb #a4a64763
 _BROKEN = "A stop codon within the sequence: the gene is broken, or was read in the wrong frame"
-_ALIGNED = "read_alignment (in plmsub.tasks.homology) reads alignments; for proteins take the gaps out"
+_ALIGNED = "read_alignment (in plmsub.io.alignments) reads alignments; for proteins take the gaps out"
 _SURE = 40  # letters
 
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PROPENSITY', 'HYDROPATHY', 'PERIOD', 'TOY_PAIRS', 'TOY_FILES', 'TOY_PLACES', 'segment', 'Family', 'make_library',
            'make_family', 'sample', 'toy_families', 'ToyDomain', 'toy_domains', 'clf_text', 'fasta_text', 'write_toy',
-           'toy_corpus', 'ToyProtein', 'toy_signal', 'toy_locations', 'localization_text']
+           'toy_corpus', 'toy_contacts', 'evolve', 'eight_states', 'ToyAlignment', 'toy_alignments', 'ToyProtein',
+           'toy_signal', 'toy_locations', 'localization_text']
 
 # %% ../../nbs/io/14_toy.ipynb #bda39ff4
 import math
@@ -242,6 +243,129 @@ def toy_corpus(
         if sequence not in taken:
             corpus.append((f"toy{seed}_{len(corpus)}", sequence))
     return corpus
+
+# %% ../../nbs/io/14_toy.ipynb #64586000
+def toy_contacts(
+    states: str,  # consensus secondary structure: `N` letters H, E, C
+    rng: np.random.Generator,
+) -> np.ndarray:  # (C,2) pairs i < j, in order; at least 6 residues apart
+    "Plant ladders of contacts between elements of secondary structure"
+    spans, start = [], 0
+    for part in _runs(states):
+        spans += [(start, start + len(part), part[0])] * (part[0] != "C")
+        start += len(part)
+    pairs = set()
+    for step, often in ((2, 0.8), (3, 0.4)):
+        for (a, b, first), (c, d, second) in zip(spans, spans[step:]):
+            drawn, parallel = rng.random() < often, rng.random() < 0.5
+            for t in range(0, min(b - a, d - c) * drawn, 1 if first == second == "E" else 2):
+                pairs.add((a + t, c + t if parallel else d - 1 - t))
+    return np.array(sorted((i, j) for i, j in pairs if j - i >= 6), int).reshape(-1, 2)
+
+# %% ../../nbs/io/14_toy.ipynb #88863b20
+@lru_cache
+def _pair_taste() -> np.ndarray:  # (20,20) symmetric
+    "How well two amino acids like to touch"
+    x = numpy_rng("toy pair taste").normal(size=(20, 20))
+    x -= x.mean(0) + x.mean(1, keepdims=True) - x.mean()  # no amino acid likes all others
+    return (x + x.T) / math.sqrt(2)
+
+
+def _renew(rows, log_profile, partners, share, rng):  # rows: (n,M) numbers of amino acids, changed in place
+    "Draw a share of all residues anew, given the residues they touch"
+    for i in rng.permutation(rows.shape[1]):
+        scores = log_profile[i] - np.log(-np.log(rng.random((len(rows), 20))))
+        for j in partners[i]:
+            scores = scores + 1.5 * _pair_taste()[rows[:, j]]
+        rows[:, i] = np.where(rng.random(len(rows)) < share, scores.argmax(1), rows[:, i])
+
+
+def evolve(
+    profile: np.ndarray,  # (M,20) probabilities
+    contacts: np.ndarray,  # (C,2) pairs of positions
+    rng: np.random.Generator,
+    doublings: int = 6,  # of the sequences
+) -> np.ndarray:  # (2**doublings,M) numbers of amino acids, from 0 to 19
+    "Sequences of one family that have evolved along its contacts"
+    partners: list[list[int]] = [[] for _ in profile]
+    for i, j in contacts:
+        partners[i].append(j)
+        partners[j].append(i)
+    log_profile, rows = np.log(profile) / 2, np.zeros((1, len(profile)), int)
+    for _ in range(30):
+        _renew(rows, log_profile, partners, 1, rng)
+    for _ in range(doublings):
+        rows = np.repeat(rows, 2, 0)
+        _renew(rows, log_profile, partners, 0.3, rng)
+    return rows
+
+# %% ../../nbs/io/14_toy.ipynb #52e75445
+def eight_states(
+    states: str,  # letters H, E, C
+) -> str:  # letters of DSSP
+    "Eight states in place of three, by a rule"
+
+    def spelled(part):
+        if part[0] == "C":
+            return "S" + "T" * (len(part) - 2) + "C" if len(part) > 1 else "S"
+        return part[:-1] + "B" if part[0] == "E" else part[:-3] + ("I" if len(part) > 12 else "G") * 3
+
+    return "".join(map(spelled, _runs(states)))
+
+
+def _a3m(numbers, states, rng):
+    "A row of an alignment, in which loops have lost or gained a residue"
+    row, start = "", 0
+    for part in _runs(states):
+        here = "".join(AMINO_ACIDS[a] for a in numbers[start : start + len(part)])
+        start, u = start + len(part), rng.random()
+        if part[0] == "C":
+            here = here[:-1] + "-" if u < 0.2 else here + AMINO_ACIDS[rng.integers(20)].lower() if u > 0.8 else here
+        row += here
+    return row
+
+# %% ../../nbs/io/14_toy.ipynb #afb6772b
+@dataclass(frozen=True, eq=False)
+class ToyAlignment:
+    "A family with its alignment and its contacts"
+
+    domain: ToyDomain  # the first row, whose residues are the columns
+    rows: list[tuple[str, str]]  # id, and aligned sequence: capitals are aligned, small letters inserted, - is a gap
+    contacts: np.ndarray  # (C,2) pairs i < j of its residues
+
+    @property
+    def contact_map(self) -> np.ndarray:  # (N,N)
+        "1 for pairs that touch, 0 for others, NaN for pairs less than 6 residues apart"
+        n = len(self.domain.sequence)
+        apart = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+        touch = np.where(apart < 6, np.nan, 0.0)
+        touch[tuple(self.contacts.T)] = touch[tuple(self.contacts.T[::-1])] = 1
+        return touch
+
+    def __repr__(self):
+        return f"ToyAlignment({self.domain.id}: {len(self.rows)} rows, {len(self.contacts)} contacts)"
+
+# %% ../../nbs/io/14_toy.ipynb #73e35d46
+def toy_alignments(
+    n: int,  # families
+    seed: int = 0,  # of all draws
+    doublings: int = 6,  # of the rows: 64
+) -> list[ToyAlignment]:  # helices, strands and both in turn; each a superfamily of its own
+    "Families whose alignments and contacts are known"
+    if not 1 <= n <= 999:
+        raise ConfigError("there are 1 to 999 of these families", text=str(n))
+    made = []
+    for k in range(n):
+        rng, kind = numpy_rng("toy alignment", seed, k), k % 3
+        family = make_family(str(k), make_library(("H", "E", "EH")[kind], rng), rng)
+        contacts = toy_contacts(family.states, rng)
+        numbers = evolve(family.profile, contacts, rng, doublings)
+        id, still = "1s" + _domain_id(k)[2:], "H" * len(family.states)  # without loops nothing is lost or gained
+        rows = [_a3m(x, family.states if i else still, rng) for i, x in enumerate(numbers)]
+        code, ids = f"{kind + 1}.90.10.{k + 1}", [id, *(f"{id}_{i}" for i in range(1, len(rows)))]
+        domain = ToyDomain(id, code, f"1-{len(rows[0])}", rows[0], eight_states(family.states))
+        made.append(ToyAlignment(domain, list(zip(ids, rows)), contacts))
+    return made
 
 # %% ../../nbs/io/14_toy.ipynb #d6e140f6
 TOY_PLACES = {  # organism group -> place -> its share

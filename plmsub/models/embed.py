@@ -138,9 +138,13 @@ def residue_states(
     desc: str | None = "embedding",  # words beside the progress bar; `None` shows none
 ) -> Iterator[tuple[int, dict[int, Tensor]]]:  # index into `proteins`, and layer -> (N,D) float32, on the CPU
     "States of the residues of every protein, the longest protein first; those of special tokens are left out"
-    proteins = _as_proteins(proteins)
+    model, proteins = _as_model(model), _as_proteins(proteins)
     with _bar(proteins, desc) as bar:
-        for i, _, states in _states(_as_model(model), proteins, layers, batch_tokens, window, overlap, bar):
+        if hasattr(model, "protein_states"):  # features that are not made of tokens, such as those of alignments
+            for i in sorted(range(len(proteins)), key=lambda i: (-len(proteins[i]), i)):
+                yield i, {k: model.protein_states(proteins[i], k) for k in as_layers(model, layers)}
+            return
+        for i, _, states in _states(model, proteins, layers, batch_tokens, window, overlap, bar):
             yield i, states
 
 # %% ../../nbs/models/35_embed.ipynb #44d2a64d

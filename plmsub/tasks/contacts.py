@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LONG', 'TOPS', 'long_range_precision', 'ContactProbe', 'with_map', 'contact_probe', 'attention_features',
-           'AttentionProbe', 'attention_probe', 'contact_precision']
+           'AttentionProbe', 'attention_probe', 'PairScores', 'ContactNetwork', 'contact_network', 'contact_precision']
 
 # %% ../../nbs/tasks/54_contacts.ipynb #5137fd1d
 import math
@@ -15,15 +15,26 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..base.errors import ConfigError, DataError, ModelError
 from ..base.files import progress
 from ..base.optimize import minimize
-from ..base.seeds import generator, numpy_rng, seed_of
+from ..base.seeds import generator, numpy_rng
 from ..batches import encode
+from ..io.alignments import pair_features
 from ..proteins import Protein
 from ..tables import Models, tidy
-from .secondary import Scale, check_parts, probe_states, with_probes
+from .networks import PairNet, fit_network
+from plmsub.tasks.secondary import (
+    Scale,
+    check_parts,
+    drawn_proteins,
+    network_batches,
+    probe_states,
+    with_probes,
+    with_valid,
+)
 
 # %% ../../nbs/tasks/54_contacts.ipynb #0a817386
 LONG = 24  # residues along the chain
@@ -89,16 +100,6 @@ def with_map(
         raise DataError("none of these proteins has a contact map")
     return mapped
 
-# %% ../../nbs/tasks/54_contacts.ipynb #bb7e056a
-def _drawn(proteins, n_residues, seed):
-    "Proteins in an order given by the seed, as many as have n residues together, at least one"
-    drawn = []
-    for p in sorted(proteins, key=lambda p: (seed_of(seed, "probe proteins", p.id), p.id)):
-        if drawn and sum(map(len, drawn)) + len(p) > n_residues:
-            break
-        drawn.append(p)
-    return drawn
-
 # %% ../../nbs/tasks/54_contacts.ipynb #cf3340c4
 def _pairs(contacts):
     "(N,N) bool pairs i < j that are known, and (N,N) bool contacts"
@@ -124,7 +125,7 @@ def contact_probe(
     seed: int = 0,  # of the draw, of the projections and of the batches
 ) -> ContactProbe:
     "Fit two projections to contacts"
-    drawn = _drawn(with_map(proteins, contacts), n_residues, seed)
+    drawn = drawn_proteins(with_map(proteins, contacts), n_residues, seed)
     states, pairs = dict(probe_states(model, drawn, layer)), [_pairs(contacts[p.id]) for p in drawn]
     n, touching = (sum(int(x.sum()) for x in xs) for xs in ((k for k, _ in pairs), (k & c for k, c in pairs)))
     _check_touching(touching, n)
@@ -218,7 +219,7 @@ def attention_probe(
     if min(n_proteins, n_pairs) < 1:
         raise ConfigError("a probe needs proteins and pairs")
     xs, ys = [], []
-    drawn = _drawn(with_map(proteins, contacts), math.inf, seed)[:n_proteins]
+    drawn = drawn_proteins(with_map(proteins, contacts), math.inf, seed)[:n_proteins]
     for p in progress(drawn, desc="attention"):
         i, j = np.nonzero(_pairs(contacts[p.id])[0].numpy())
         some = numpy_rng(seed, "probe pairs", p.id).permutation(len(i))[: -(-n_pairs // len(drawn))]
@@ -230,8 +231,109 @@ def attention_probe(
     fitted = LogisticRegression(C=penalty, **settings, **_l1(LogisticRegression)).fit(np.concatenate(xs), y)
     return AttentionProbe(fitted.coef_[0], float(fitted.intercept_[0]), layer)
 
+# %% ../../nbs/tasks/54_contacts.ipynb #039c0fc6
+@dataclass(frozen=True, eq=False)
+class PairScores:
+    "What features say of pairs, taken as scores"
+
+    layer: int | None = None  # see `as_layers`
+
+    def predict(self, model: Any, proteins: list[Protein]) -> list[np.ndarray]:  # (N,N)
+        "Scores of all pairs of residues"
+        return [self._one(pair_features(model, p, self.layer)).numpy() for p in proteins]
+
+    def _one(self, pairs):
+        if len(pairs) != 1:
+            what = f"scores of pairs are one number for each pair, not {len(pairs)}"
+            raise ConfigError(what, do="Ask mutual information, or a model over an alignment, alone")
+        return pairs[0]
+
+
+def _pair_scores(model, proteins, contacts, layer=None, seed=0):
+    "A probe that learns nothing"
+    return PairScores(layer)
+
+# %% ../../nbs/tasks/54_contacts.ipynb #26d15527
+@dataclass(frozen=True, eq=False)
+class ContactNetwork:
+    "A dilated residual network from the numbers of residues and pairs to contacts"
+
+    layer: int | None  # of the model it was fitted on; `None`: the last
+    scale: Scale  # of the training residues
+    spread: Tensor  # (C,) standard deviation of each number of a pair
+    net: PairNet
+    history: pd.DataFrame  # epoch, train, valid (losses)
+
+    @torch.no_grad()
+    def predict(self, model: Any, proteins: list[Protein]) -> list[np.ndarray]:  # (N,N) logits of each protein
+        "Scores of all pairs of residues"
+        read = {}
+        for some, x, pairs, lengths in _pair_batches(model, proteins, self.layer, self.scale, self.spread):
+            for i, y, n in zip(some, self.net(x, pairs, lengths), lengths):
+                read[i] = y[:n, :n].numpy()
+        return [read[i] for i in range(len(proteins))]
+
+    def __repr__(self):
+        what = f"{len(self.scale.mean)} numbers of a residue, {len(self.spread)} of a pair"
+        return f"ContactNetwork({what}, {len(self.history)} epochs)"
+
+
+def _padded(squares):
+    "(B,C,L,L) from (C,N,N) each, zeros behind the end"
+    L = max(x.shape[-1] for x in squares)
+    return torch.stack([F.pad(x, (0, L - x.shape[-1]) * 2) for x in squares])
+
+
+def _pair_batches(model, proteins, layer, scale, spread):
+    "Indices, states (B,L,D), numbers of pairs (B,C,L,L) and lengths of a few proteins at a time"
+    for some, x, lengths in network_batches(model, proteins, layer, scale=scale, batch_residues=250)[1]:
+        pairs = _padded([pair_features(model, proteins[i], layer) for i in some])
+        yield some, x, pairs / spread[:, None, None], lengths
+
+# %% ../../nbs/tasks/54_contacts.ipynb #35bb4947
+def contact_network(
+    model: Any,  # whatever `residue_states` takes; features of pairs are read too, see `pair_features`
+    proteins: list[Protein],  # to fit on; those without a contact map are passed over
+    contacts: dict[str, np.ndarray],  # id -> (N,N) 1, 0 or NaN, see `contact_map`
+    layer: int | None = None,  # which layer to read; `None`: the last
+    n_residues: float = 50_000,  # as many proteins, drawn by seed, as have that many residues together
+    seed: int = 0,  # of the draw, of the validation part and of the network
+    valid: list[Protein] | None = None,  # to stop by; `None`: see `with_valid`
+    epochs: int = 15,  # passes over the training part at most
+    patience: int = 3,  # passes without a better loss on the validation part
+    **settings,  # of `fit_network`: learning_rate, weight_decay
+) -> ContactNetwork:
+    "Fit a network to contacts"
+    drawn = drawn_proteins(with_map(proteins, contacts), n_residues, seed)
+    train, valid = (drawn, with_map(valid, contacts)) if valid else with_valid(drawn, seed)
+    known = [_pairs(contacts[p.id]) for p in train]
+    _check_touching(*(sum(int(x.sum()) for x in xs) for xs in ([k & c for k, c in known], [k for k, _ in known])))
+    scale = Scale.of(np.concatenate([x for _, x in probe_states(model, train, layer)]))
+    squares = torch.cat([pair_features(model, p, layer).flatten(1) for p in train], 1)
+    spread = torch.tensor([max(x.std().item(), 1e-6) for x in squares])
+
+    def batches(some):
+        for ids, x, pairs, lengths in _pair_batches(model, some, layer, scale, spread):
+            truths = [_pairs(contacts[some[i].id]) for i in ids]
+            masks, touch = (_padded([t[k][None] for t in truths])[:, 0] for k in (0, 1))
+            yield x, pairs, lengths, masks, touch.float()
+
+    def losses(net, batch):
+        x, pairs, lengths, mask, touch = batch
+        return F.binary_cross_entropy_with_logits(net(x, pairs, lengths)[mask], touch[mask], reduction="none")
+
+    first, second = (list(batches(some)) for some in (train, valid))
+    how: dict[str, Any] = dict(epochs=epochs, patience=patience, seed=seed, desc="contact network", **settings)
+    net, history = fit_network(lambda: PairNet(len(scale.mean), len(spread)), losses, first, second, **how)
+    return ContactNetwork(layer, scale, spread, net, history)
+
 # %% ../../nbs/tasks/54_contacts.ipynb #5a9196c8
-_PROBES = {"projections": contact_probe, "attention": attention_probe}
+_PROBES = {
+    "projections": contact_probe,
+    "attention": attention_probe,
+    "network": contact_network,
+    "pairs": _pair_scores,
+}
 
 
 def contact_precision(
@@ -239,15 +341,15 @@ def contact_precision(
     train: list[Protein],  # proteins to fit on
     test: list[Protein],  # proteins to score; those without a map or a long-range contact get no row
     contacts: dict[str, np.ndarray],  # id -> (N,N) 1, 0 or NaN, see `contact_map`
-    probe: str = "projections",  # 'projections' of states (`contact_probe`), or 'attention' (`attention_probe`)
+    probe: str = "projections",  # of states; or 'attention', 'network', 'pairs' (as they are)
     layer: int | None = None,  # which layer is read; None: the last for projections, all for attention
     fitted_on: str | None = None,  # the model whose probe reads all others; `None`: each has a probe of its own
     seed: int = 0,  # of the probe
     **settings,  # of the probe
-) -> pd.DataFrame:  # task: contacts, or contacts, attention; metric: see `TOPS`
+) -> pd.DataFrame:  # task: contacts, or contacts and the probe; metric: see `TOPS`
     "Precision of long-range contacts read from each model, by protein"
     if probe not in _PROBES:
-        raise ConfigError("contacts are read by projections or by attention", text=probe)
+        raise ConfigError("there is no such probe of contacts", text=probe, do=f"Use {', '.join(_PROBES)}")
     mapped = with_map(check_parts(train, test), contacts)
     scored = [p for p in mapped if (np.triu(contacts[p.id], LONG) == 1).any()]
     if not scored:

@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'BLOCK', 'ROSSMANN_AND_PROPELLERS', 'JUDGED', 'MOST_PAIRS', 'BACKGROUNDS', 'similarity_blocks', 'nearest',
-           'search', 'count_relatives', 'auc', 'remote_homology', 'read_alignment', 'drawn_pairs', 'aligned_pairs',
+           'search', 'count_relatives', 'auc', 'remote_homology', 'drawn_pairs', 'aligned_pairs',
            'ortholog_translation', 'embedding_map']
 
 # %% ../../nbs/tasks/55_homology.ipynb #13fe267c
 from collections.abc import Iterator
 from itertools import combinations, permutations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,9 @@ from scipy.stats import rankdata
 from ..base.errors import ConfigError, DataError, ModelError
 from ..base.files import progress
 from ..base.seeds import numpy_rng
-from ..io.fasta import fasta_records, unique_id
+from ..io.alignments import width
 from ..models.embed import mean_embeddings, residue_states
-from ..proteins import AMINO_ACIDS, OTHER_RESIDUES, Protein, node, under
+from ..proteins import Protein, node, under
 from ..tables import Models, model_draws, models_by_name, proteins_to_score, tidy
 
 # %% ../../nbs/tasks/55_homology.ipynb #643314df
@@ -188,33 +187,6 @@ def remote_homology(
                 rows += [dict(about, metric=m, value=float(v)) for m, v in values.items()]
     return tidy(rows, "homology")
 
-# %% ../../nbs/tasks/55_homology.ipynb #97deb9a1
-_INSERTS = (AMINO_ACIDS + OTHER_RESIDUES).lower()
-
-
-def _width(row):  # columns of a row
-    return sum(not letter.islower() for letter in row)
-
-# %% ../../nbs/tasks/55_homology.ipynb #1f9433d8
-def read_alignment(
-    path: Path | str,  # aligned FASTA, A2M or A3M, plain or gzip
-) -> list[tuple[str, str]]:  # id, and a row: capitals are aligned, small letters inserted, - is a gap
-    "Read the alignment of a family; `DataError` for rows that differ in their columns"
-    records: list[tuple[int, str, str]] = []
-    lines: dict[str, int] = {}
-    for n, header, row in fasta_records(path, AMINO_ACIDS + OTHER_RESIDUES + "-." + _INSERTS):
-        id = header.split()[0]
-        unique_id(lines, id, n, path)
-        records.append((n, id, row))
-    inserts = any(row.upper() != row for *_, row in records)
-    point = "" if inserts else "-"  # beside inserts it only fills up
-    rows = [(n, id, row.replace(".", point)) for n, id, row in records]
-    for n, id, row in rows:
-        if _width(row) != (first := _width(rows[0][2])):
-            what = f"{id} has {_width(row)} columns, the first row has {first}"
-            raise DataError(what, file=path, line=n, text=row, do="Is this an alignment?")
-    return [(id, row) for _, id, row in rows]
-
 # %% ../../nbs/tasks/55_homology.ipynb #f1056a3c
 def _columns(row):
     "(N,) column of every residue of a row; -1 for inserts"
@@ -292,7 +264,7 @@ def _check_alignments(alignments, background, metric):
     for name, rows in alignments.items():
         if len(rows) < 2:
             raise DataError("an alignment has at least two rows", text=name)
-        if len({_width(row) for _, row in rows}) > 1:
+        if len({width(row) for _, row in rows}) > 1:
             raise DataError("the rows of this family differ in their columns", text=name)
 
 # %% ../../nbs/tasks/55_homology.ipynb #aef430ad

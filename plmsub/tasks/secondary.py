@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['EIGHT', 'EVERY', 'state_letters', 'all_letters', 'probe_states', 'Scale', 'SecondaryProbe', 'secondary_probe',
-           'check_parts', 'with_probes', 'secondary_structure', 'probe_baselines', 'cross_validate', 'over_folds',
-           'checkpoint_models', 'accuracy_along']
+           'drawn_proteins', 'with_valid', 'network_batches', 'SecondaryNetwork', 'secondary_network', 'check_parts',
+           'with_probes', 'secondary_structure', 'probe_baselines', 'cross_validate', 'over_folds', 'checkpoint_models',
+           'accuracy_along']
 
 # %% ../../nbs/tasks/53_secondary.ipynb #f682d455
 from collections.abc import Callable, Iterator
@@ -16,12 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from ..base.errors import ConfigError, DataError, ModelError, RunError
 from ..base.files import progress, read_json
 from ..base.runs import checkpoints
-from ..base.seeds import numpy_rng
-from ..batches import is_amino_acid
+from ..base.seeds import numpy_rng, seed_of
+from ..batches import is_amino_acid, token_batches
 from ..esm import MASK
 from ..io.dssp import letters_of
 from ..models.embed import OneHot, as_layers, residue_states
@@ -32,6 +35,7 @@ from ..proteins import AMINO_ACIDS, STATES, Protein, states_of
 from ..splits import folds
 from ..tables import Models, model_draws, pooled, proteins_to_score, tidy
 from .language_model import mlm_perplexity, perplexity
+from .networks import SequenceNet, fit_network
 
 # %% ../../nbs/tasks/53_secondary.ipynb #12c71cea
 EIGHT = "HGIEBTSC"  # the states of DSSP; P, the kappa helix of mkdssp 4, counts as C, as in `ss_agreement`
@@ -106,6 +110,8 @@ def probe_states(
     if not hidden:
         yield from _finite_states(model, proteins, layer)
         return
+    if hasattr(model, "protein_states"):
+        raise ConfigError("residues cannot be hidden from an alignment", text=getattr(model, "name", None))
     longest = max(len(p) for p in proteins)
     whole: dict[int, np.ndarray] = {}
     for first in range(EVERY):
@@ -195,6 +201,134 @@ def secondary_probe(
     classifier = LogisticRegression(C=penalty, max_iter=2000).fit(scale(x), y)
     return SecondaryProbe(layer, hidden, states, scale, classifier, len(y))
 
+# %% ../../nbs/tasks/53_secondary.ipynb #c2f827dc
+def drawn_proteins(
+    proteins: list[Protein],
+    n_residues: float,  # that they have together at most; one protein is always drawn
+    seed: int,  # of the order
+) -> list[Protein]:
+    "Proteins in an order given by the seed"
+    drawn: list[Protein] = []
+    for p in sorted(proteins, key=lambda p: (seed_of(seed, "probe proteins", p.id), p.id)):
+        if drawn and sum(map(len, drawn)) + len(p) > n_residues:
+            break
+        drawn.append(p)
+    return drawn
+
+
+def with_valid(
+    train: list[Protein],
+    seed: int = 0,  # of the choice
+) -> tuple[list[Protein], list[Protein]]:  # to train on, and a fifth to stop by
+    "Hold out groups of the training proteins: superfamilies, or what `with_clusters` found, or single proteins"
+
+    def group(p):
+        return getattr(p, "code", None) or p.labels.get("cluster", p.id)
+
+    if len({group(p) for p in train}) < 2:
+        raise DataError("a network needs proteins of two groups at least", do="Give more proteins")
+    part = folds(train, group, min(5, len({group(p) for p in train})), seed)[0]
+    return part.train, part.test
+
+# %% ../../nbs/tasks/53_secondary.ipynb #fcfbca54
+def network_batches(
+    model: Any,  # whatever `residue_states` takes
+    proteins: list[Protein],
+    layer: int | None,  # see `as_layers`
+    hidden: bool = False,  # see `probe_states`
+    scale: Scale | None = None,  # of the states; `None`: theirs
+    batch_residues: int = 1000,  # of a batch at most, padding included
+) -> tuple[
+    Scale, list[tuple]
+]:  # of each batch: indices of the proteins, states (B,L,D) with zeros behind the end, lengths
+    "States in batches of proteins of like length"
+    states = dict(probe_states(model, proteins, layer, hidden))
+    scale, batches = scale or Scale.of(np.concatenate([*states.values()])), []
+    for some in token_batches([len(p) for p in proteins], batch_residues):
+        x = pad_sequence([torch.from_numpy(scale(states[i])) for i in some], batch_first=True)
+        batches.append((some, x, torch.tensor([len(proteins[i]) for i in some])))
+    return scale, batches
+
+# %% ../../nbs/tasks/53_secondary.ipynb #7f4b8d02
+_LETTERS = {3: "hec", 8: EIGHT}
+
+
+@dataclass(frozen=True, eq=False)
+class SecondaryNetwork:
+    "A network from the states of all residues of a protein to its secondary structure"
+
+    layer: int | None  # of the model it was fitted on; `None`: the last
+    hidden: bool  # were the residues hidden from the model?
+    states: tuple[int, ...]  # what it reads at once: 8 and 3, or one of them
+    scale: Scale  # of the training residues
+    net: SequenceNet
+    history: pd.DataFrame  # epoch, train, valid (losses)
+
+    @torch.no_grad()
+    def predict(self, model: Any, proteins: list[Protein]) -> dict[int, list[np.ndarray]]:  # (N,) letters
+        "Secondary structure of each protein, by number of states"
+        read: dict[int, dict] = {k: {} for k in self.states}
+        for some, x, lengths in network_batches(model, proteins, self.layer, self.hidden, self.scale)[1]:
+            for k, logits in zip(self.states, self.net(x, lengths)):
+                for i, row, n in zip(some, logits.argmax(-1), lengths):
+                    read[k][i] = np.array([*_LETTERS[k]])[row[:n].numpy()]
+        return {k: [found[i] for i in range(len(proteins))] for k, found in read.items()}
+
+    def __repr__(self):
+        what = " and ".join(map(str, self.states))
+        return f"SecondaryNetwork({what} states from {len(self.scale.mean)} numbers, {len(self.history)} epochs)"
+
+
+class _Linear(tuple):
+    "Linear probes that answer as a network does"
+
+    def __new__(cls, *probes):
+        return super().__new__(cls, probes)
+
+    def predict(self, model, proteins):
+        return {probe.states: probe.predict(model, proteins) for probe in self}
+
+# %% ../../nbs/tasks/53_secondary.ipynb #0d20089e
+def _targets(letters, states):
+    "(B,L) numbers of the states; -100 where nothing is labeled"
+    rows = [torch.tensor([_LETTERS[states].find(letter) for letter in row]) for row in letters]
+    targets = pad_sequence(rows, batch_first=True, padding_value=-1)
+    return targets.masked_fill(targets < 0, -100)
+
+
+def secondary_network(
+    model: Any,  # a `Plm`, a `Subnetwork`, `OneHot()`, or whatever `residue_states` takes
+    proteins: list[Protein],  # to fit on
+    states: int | tuple[int, ...] = (8, 3),  # to read at once
+    layer: int | None = None,  # see `as_layers`; `None`: the last
+    hidden: bool = False,  # True: the model is shown a mask token in place of the residue
+    n_residues: float = 100_000,  # as many proteins, drawn by seed, as have that many residues together
+    seed: int = 0,  # of the draw, of the validation part and of the network
+    valid: list[Protein] | None = None,  # to stop by; `None`: see `with_valid`
+    **settings,  # of `fit_network`: epochs, patience, learning_rate, weight_decay
+) -> SecondaryNetwork:
+    "Fit a network for secondary structure"
+    kinds = (states,) if isinstance(states, int) else tuple(states)
+    labeled = [p for p in drawn_proteins(proteins, n_residues, seed) if p.dssp]
+    train, valid = (labeled, valid) if valid else with_valid(labeled, seed)
+    scale, read = network_batches(model, train, layer, hidden)
+
+    def batches(read, some):
+        truths = {k: all_letters(some, k) for k in kinds}
+        return [(x, n, [_targets([truths[k][i] for i in ids], k) for k in kinds]) for ids, x, n in read]
+
+    def losses(net, batch):
+        x, lengths, targets = batch
+        each = [F.cross_entropy(y.transpose(1, 2), t, reduction="none") for y, t in zip(net(x, lengths), targets)]
+        return sum(each)[targets[0] >= 0]
+
+    stop_by = batches(network_batches(model, valid, layer, hidden, scale)[1], valid)
+    parts = batches(read, train), stop_by
+    net, history = fit_network(
+        lambda: SequenceNet(len(scale.mean), kinds), losses, *parts, seed=seed, desc="secondary network", **settings
+    )
+    return SecondaryNetwork(layer, hidden, kinds, scale, net, history)
+
 # %% ../../nbs/tasks/53_secondary.ipynb #c3e90ee9
 def check_parts(
     train: list[Protein],  # proteins to fit on
@@ -224,8 +358,9 @@ def with_probes(
 
 # %% ../../nbs/tasks/53_secondary.ipynb #6c110c78
 def _accuracies(read, truth, states):
-    "Metric, value and number of residues of one protein"
-    scored = truth != "."
+    "Metric, value and number of residues of one protein; nothing if none is labeled"
+    if not (scored := truth != ".").any():
+        return
     right = (read == truth)[scored]
     yield f"Q{states}", right.mean(), len(right)
     for letter, state in zip("hec", STATES) if states == 3 else ():
@@ -238,29 +373,39 @@ def secondary_structure(
     models: Models,  # by name, or a single one; see `models_by_name` and `secondary_probe`
     train: list[Protein],  # proteins to fit on
     test: list[Protein],  # proteins to score; those without a labelled residue get no row
-    states: int = 3,  # 3 or 8
+    states: int | tuple[int, ...] = 3,  # 3, 8, or both as (8, 3)
     layer: int | None = None,  # which layer to read; `None`: the last of each model
     hidden: bool = False,  # True: read residues that the model does not see
     fitted_on: str | None = None,  # the model whose probe reads all others; `None`: each has a probe of its own
     n_residues: int = 20_000,  # residues to fit on at most
-    seed: int = 0,  # of their draw
-) -> pd.DataFrame:  # metric: Q3, Q3 helix, Q3 strand, Q3 coil; or Q8
+    seed: int = 0,  # of their draw, and of a network
+    probe: str = "linear",  # 'linear' (`secondary_probe`) or 'network' (`secondary_network`)
+    **settings,  # of the probe
+) -> (
+    pd.DataFrame
+):  # metric: Q3, Q3 helix, Q3 strand, Q3 coil; Q8. task: secondary structure, or secondary structure, network
     "How well secondary structure is read from each model, by protein"
-    labels = all_letters(test := check_parts(train, test), states)
-    scored = [(p, truth) for p, truth in zip(test, labels) if (truth != ".").any()]
+    if probe not in ("linear", "network"):
+        raise ConfigError("secondary structure is read by a linear probe or by a network", text=probe)
+    test, kinds = check_parts(train, test), (states,) if isinstance(states, int) else tuple(states)
+    truths = {k: all_letters(test, k) for k in kinds}
+    scored = [i for i in range(len(test)) if any((truths[k][i] != ".").any() for k in kinds)]
 
     def fit(model):
-        return secondary_probe(model, train, states, layer, hidden, n_residues, seed)
+        common = dict(layer=layer, hidden=hidden, n_residues=n_residues, seed=seed, **settings)
+        if probe == "network":
+            return secondary_network(model, train, kinds, **common)
+        return _Linear(*(secondary_probe(model, train, k, **common) for k in kinds))
 
     rows = []
-    for name, draw, model, probe in with_probes(models, fit, fitted_on):
-        for (p, truth), letters in zip(scored, probe.predict(model, [p for p, _ in scored])):
-            about = dict(model=name, draw=draw, id=p.id, code=getattr(p, "code", None))
-            rows += [
-                dict(about, metric=metric, value=float(value), n=int(n))
-                for metric, value, n in _accuracies(letters, truth, states)
-            ]
-    return tidy(rows, "secondary structure")
+    for name, draw, model, fitted in with_probes(models, fit, fitted_on):
+        read = fitted.predict(model, [test[i] for i in scored])
+        for place, i in enumerate(scored):
+            about = dict(model=name, draw=draw, id=test[i].id, code=getattr(test[i], "code", None))
+            for k in kinds:
+                values = _accuracies(read[k][place], truths[k][i], k)
+                rows += [dict(about, metric=metric, value=float(v), n=int(n)) for metric, v, n in values]
+    return tidy(rows, "secondary structure" + ", network" * (probe == "network"))
 
 # %% ../../nbs/tasks/53_secondary.ipynb #c59d4d73
 def probe_baselines(
