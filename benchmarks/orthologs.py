@@ -1,0 +1,91 @@
+"""Do the proteins of two species lie beside their orthologs, or beside their own kind? E. coli and yeast, before and after the training of `mini`.
+
+    python benchmarks/orthologs.py ../shared/data    # about 5 minutes on two cores; needs MMseqs2
+
+Pairs are reciprocal best hits of the two reference proteomes (`reciprocal_best_hits`), of proteins of 50 to 600 residues: no database of orthologs says so.
+Compared are `mini`, the same model with random weights, and amino-acid composition. Rows go to nbs/results/orthologs.csv: purity of the nearest neighbor by
+group and by species beside shuffled labels, and how often the mean step from one species to the other leads to the ortholog. Maps of some pairs go to
+nbs/results/orthologs_map.csv."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from plmsub.base.files import whole_file, write_json
+from plmsub.base.intervals import intervals, resampled_means
+from plmsub.base.runs import provenance
+from plmsub.base.seeds import numpy_rng
+from plmsub.io.headers import read_proteins
+from plmsub.models.embed import OneHot
+from plmsub.models.weights import load_plm
+from plmsub.splits import reciprocal_best_hits
+from plmsub.tasks.homology import embedding_map, neighbor_purity, ortholog_translation
+
+SPECIES = {"E. coli": "UP000000625_83333.fasta", "yeast": "UP000002311_559292.fasta"}
+PAIRS, SHOWN, SEED, R, OUT = 400, 60, 0, 10_000, Path("nbs/results")
+
+
+def proteome(data, name):
+    "Proteins of 50 to 600 residues, under their accessions"
+    read = read_proteins(data / "corpus" / SPECIES[name], header="uniprot", skipped=[])
+    return [p for p in read if 50 <= len(p) <= 600]
+
+
+def pairs_of(data):
+    "Proteins of the drawn pairs with their group and species, and all pairs"
+    ours = [proteome(data, name) for name in SPECIES]
+    pairs = reciprocal_best_hits(*ours)
+    by_id = [{p.id: p for p in proteins} for proteins in ours]
+    drawn = pairs.iloc[sorted(numpy_rng(SEED, "ortholog pairs").permutation(len(pairs))[:PAIRS])]
+    proteins = []
+    for a, b in zip(drawn.id, drawn.other_id):
+        gene = by_id[0][a].labels.get("gene") or a
+        for species, p in zip(SPECIES, (by_id[0][a], by_id[1][b])):
+            proteins.append(replace(p, labels={"group": gene, "species": species}))
+    return proteins, pairs, drawn, [len(x) for x in ours]
+
+
+def summary(rows, group_of):
+    "Means by model and metric with intervals from resampled groups"
+    out = []
+    for (task, metric, model), own in rows.groupby(["task", "metric", "model"], sort=False):
+        clusters = own["id"].map(group_of).to_numpy()
+        drawn = resampled_means(own[["value"]].to_numpy(), clusters, R, numpy_rng(SEED, "orthologs", metric, model))
+        ((low, high),) = intervals(drawn, len(set(clusters)))
+        about = dict(task=task, metric=metric, model=model, value=own.value.mean(), low=low, high=high)
+        out.append(about | dict(proteins=own["id"].nunique(), groups=len(set(clusters))))
+    return pd.DataFrame(out)
+
+
+def main(data):
+    proteins, pairs, drawn, sizes = pairs_of(data)
+    print(f"{sizes} proteins, {len(pairs)} pairs, identity {pairs.identity.describe().round(2).to_dict()}", flush=True)
+    plm = load_plm("mini")
+    models = {"mini": plm, "random weights": plm.untrained(SEED), "amino acids": OneHot()}
+    group_of = {p.id: p.labels["group"] for p in proteins}
+    rows = [neighbor_purity(models, proteins, seed=SEED, metric=m).assign(task=m) for m in ("cosine", "l2")]
+    print(summary(pd.concat(rows), group_of).round(3).to_string(), flush=True)
+    rows += [ortholog_translation(models, proteins, group="group", metric=m).assign(task=m) for m in ("cosine", "l2")]
+    table = summary(pd.concat(rows), group_of)
+    print(table.round(3).to_string(), flush=True)
+    shown = {p.labels["group"] for p in proteins[:: 2 * max(1, len(drawn) // SHOWN)]}
+    few = [p for p in proteins if p.labels["group"] in shown]
+    maps = [
+        embedding_map(models, few, method=method, labels=("group", "species"), seed=SEED).assign(method=method)
+        for method in ("pca", "tsne")
+    ]
+    for name, t in (("orthologs", table), ("orthologs_map", pd.concat(maps))):
+        with whole_file(OUT / f"{name}.csv") as f:
+            t.to_csv(f, index=False, float_format="%.5g")
+    about = dict(command="python benchmarks/orthologs.py ../shared/data", seed=SEED, model=plm.fingerprint, resamples=R)
+    about |= dict(proteins=dict(zip(SPECIES, sizes)), pairs=len(pairs), drawn=len(drawn), shown=len(shown))
+    about["median_identity"] = round(float(pairs.identity.median()), 3)
+    write_json(OUT / "orthologs.json", provenance("cpu", **about))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
+    main(parser.parse_args().data)
