@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from plmsub.app import commands
+from plmsub.app import commands, mask_commands
 from plmsub.base.errors import ConfigError
 from plmsub.base.seeds import generator
 from plmsub.categories import cath_category
@@ -164,8 +164,8 @@ def served(folder):
 
 
 def fetching(world, here, manifest):
-    commands.read_manifest = lambda: manifest
-    commands.fetch = partial(fetch, manifest=manifest)
+    mask_commands.read_manifest = lambda: manifest
+    mask_commands.fetch = partial(fetch, manifest=manifest)
     commands.plmsub_data([*manifest], folder=str(here), unpacked=True)
 
 

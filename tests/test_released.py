@@ -15,8 +15,8 @@ from made_up import made_up_folder
 from small_models import FAMILIES
 from test_runs import shell
 
-import plmsub.app.commands
-from plmsub.app.commands import plmsub_data, plmsub_eval, plmsub_figures, plmsub_sweep
+import plmsub.app.mask_commands
+from plmsub.app.mask_commands import plmsub_data, plmsub_eval, plmsub_figures, plmsub_sweep
 from plmsub.app.sweep import Job
 from plmsub.base.errors import ConfigError, DataError, ModelError, PlmsubError
 from plmsub.categories import cath_category
@@ -123,7 +123,9 @@ def test_a_dry_run_prices_another_family(tmp_path):
 def test_a_sweep_runs_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     jobs = [Job("1", "released", settings=QUICK), Job("helix", "released", settings=QUICK)]
-    monkeypatch.setattr(plmsub.app.commands, "paper_jobs", lambda preset, levels, seeds: jobs[:1] if levels else jobs)
+    monkeypatch.setattr(
+        plmsub.app.mask_commands, "paper_jobs", lambda preset, levels, seeds: jobs[:1] if levels else jobs
+    )
     first = plmsub_sweep("paper", levels="class", proteins=20, draws=1, out="sweep")
     mask = next((tmp_path / "sweep").glob("*/mask.safetensors"))
     made = mask.stat().st_mtime_ns
@@ -183,9 +185,9 @@ def test_results_are_fetched_and_unpacked(tmp_path, monkeypatch, capsys):
                     z.write(file, file.relative_to(place.parent))
         return at
 
-    monkeypatch.setattr(plmsub.app.commands, "fetch", fetch)
+    monkeypatch.setattr(plmsub.app.mask_commands, "fetch", fetch)
     plmsub_data(["paper-zenodo"], folder=str(tmp_path))
-    assert plmsub.app.commands.paper_results(tmp_path) is not None
+    assert plmsub.app.mask_commands.paper_results(tmp_path) is not None
     capsys.readouterr()
     plmsub_data(["paper"], folder=str(tmp_path))
     assert "here already" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from plmsub.app import commands
+from plmsub.app import mask_commands
 from plmsub.app.command import _hyphens
 from plmsub.app.commands import plmsub_checkpoint, plmsub_eval, plmsub_fold, plmsub_released, plmsub_sweep, plmsub_train
 from plmsub.app.flags import ModelFlags, category_and_parts
@@ -89,7 +89,7 @@ FLAGS = {
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     "Proteins and model are read once for all tests; runs go to a folder of the test's own"
-    monkeypatch.setattr(commands, "category_and_parts", CACHED["parts"])
+    monkeypatch.setattr(mask_commands, "category_and_parts", CACHED["parts"])
     monkeypatch.setattr(ModelFlags, "load", CACHED["load"])
     monkeypatch.chdir(tmp_path)
 
@@ -116,7 +116,7 @@ def test_every_flag_of_the_release_is_a_flag_and_is_tested():
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_a_flag_is_what_the_table_says(name, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "find_spec", lambda package: True)
+    monkeypatch.setattr(mask_commands, "find_spec", lambda package: True)
     words, here, others = FLAGS[name]
     numbers = dict(one=N_STEPS, half=round(N_STEPS / 2), five=5 * N_STEPS, seven=7 * N_STEPS, epochs_300=300 * N_STEPS)
     table = translated(*CLASS_1, *others.split(), f"--{name}", *words.split())
@@ -151,7 +151,7 @@ def test_defaults_are_those_of_the_release():
 
 
 def test_the_readme_command_is_read_as_typed(monkeypatch, capsys):
-    monkeypatch.setattr(commands, "find_spec", lambda package: None)
+    monkeypatch.setattr(mask_commands, "find_spec", lambda package: None)
     table = translated(*README)
     expected = dict(
         run_name="out runs/R",
@@ -206,7 +206,7 @@ def test_fetched_data_are_the_default(tmp_path, monkeypatch):
 def test_a_run_that_is_watched_and_scored_everywhere(monkeypatch, capsys):
     logged, asked = [], {}
     watcher = SimpleNamespace(log=lambda row, step: logged.append(step), finish=lambda: logged.append("end"))
-    monkeypatch.setattr(commands, "find_spec", lambda package: True)
+    monkeypatch.setattr(mask_commands, "find_spec", lambda package: True)
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **given: asked.update(given) or watcher))
     short = (
         "--max_epochs 1 --batch_size 32 --num_examples_per_batch 16 --accumulate_grad_batches 4 --mask_init_value 0.6"
@@ -302,14 +302,14 @@ def test_data_without_an_address_say_what_to_put_where(tmp_path, capsys):
     for name in by_hand:
         with pytest.raises(DataError, match="Put there"):
             fetch(name, tmp_path)
-    commands.plmsub_data(["mutations"], folder=str(tmp_path))  # a group says so of each, and fetches the others
+    mask_commands.plmsub_data(["mutations"], folder=str(tmp_path))  # a group says so of each, and fetches the others
     said = capsys.readouterr().out
     assert (
         "dms-tables is not downloaded" in said and "https://proteingym.org" in said and "mutations/proteingym" in said
     )
     (tmp_path / "mutations/scans").mkdir(parents=True)
     assert fetch("dms-tables", tmp_path) == tmp_path / "mutations/scans"
-    commands.plmsub_data(["dms-tables"], folder=str(tmp_path))
+    mask_commands.plmsub_data(["dms-tables"], folder=str(tmp_path))
     assert str(tmp_path / "mutations/scans") in capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from plmsub.app import commands
+from plmsub.app import mask_commands
 from plmsub.app.commands import plmsub_sweep
 from plmsub.app.slurm import SlurmFlags
 from plmsub.app.sweep import Job, add_rows, write_jobs
@@ -46,16 +46,16 @@ def status_of(*words):
 def test_the_status_of_a_sweep(monkeypatch):
     with pytest.raises(RunError, match="no sweep here"):
         plmsub_sweep(status="nowhere")
-    fit = commands.sweep.__globals__["fit"]
+    fit = mask_commands.sweep.__globals__["fit"]
 
     def once(*args, **kwargs):
-        monkeypatch.setitem(commands.sweep.__globals__, "fit", broken)
+        monkeypatch.setitem(mask_commands.sweep.__globals__, "fit", broken)
         return fit(*args, **kwargs)
 
     def broken(*args, **kwargs):
         raise MemoryError("no room")
 
-    monkeypatch.setitem(commands.sweep.__globals__, "fit", once)
+    monkeypatch.setitem(mask_commands.sweep.__globals__, "fit", once)
     assert status_of("jobs.csv", "--out", "sweep", "--proteins", "20", "--draws", "1")[0] == 3
     code, text = status_of("--status", "sweep")
     assert code == 3 and "MemoryError: no room" in text and "2 runs: 1 done, 1 failed" in text
@@ -63,7 +63,7 @@ def test_the_status_of_a_sweep(monkeypatch):
     rows = json.loads(text)
     assert [row["state"] for row in rows] == ["done", "failed"] and rows[0]["step"] == rows[0]["steps"] == 2
     said(plmsub_sweep, out="sweep", **SMALL)
-    monkeypatch.setitem(commands.sweep.__globals__, "fit", fit)
+    monkeypatch.setitem(mask_commands.sweep.__globals__, "fit", fit)
     table, _ = said(plmsub_sweep, out="sweep", **SMALL)
     assert table.error[1].count("failed twice: MemoryError: no room") == 1
     table, text = said(plmsub_sweep, out="sweep", retry=True, **SMALL)
@@ -112,8 +112,8 @@ def test_the_flags_of_slurm_are_kept(monkeypatch):
         asked.append((words, flags))
         return [SimpleNamespace(job_id=f"{len(asked)}_{k}") for k in range(flags.slurm)]
 
-    monkeypatch.setattr(commands, "submit", submit)
-    monkeypatch.setattr(commands, "queue_of", lambda tasks: {task: "PENDING" for task in tasks} or None)
+    monkeypatch.setattr(mask_commands, "submit", submit)
+    monkeypatch.setattr(mask_commands, "queue_of", lambda tasks: {task: "PENDING" for task in tasks} or None)
     monkeypatch.setattr("plmsub.models.weights.load_plm", None)
     given = dict(slurm=2, partition="low", mem="16G", slurm_extra="qos=long", device="cuda", plm="mini", **SMALL)
     tasks, text = said(plmsub_sweep, "jobs.csv", "sweep", **given)
@@ -131,7 +131,7 @@ def test_the_flags_of_slurm_are_kept(monkeypatch):
     code, text = status_of("--status", "sweep")
     assert code == 4 and "Slurm: 3 pending" in text
     cancelled = []
-    monkeypatch.setattr(commands, "cancel", cancelled.extend)
+    monkeypatch.setattr(mask_commands, "cancel", cancelled.extend)
     assert "1_0, 1_1, 2_0" in said(plmsub_sweep, cancel="sweep")[1] and len(cancelled) == 3
 
 
@@ -147,12 +147,12 @@ def test_a_dry_run_says_what_it_plans_with():
 
 
 def test_the_log_is_written_before_the_first_checkpoint(monkeypatch):
-    seen, step = [], commands.fit.__globals__["train_step"]
+    seen, step = [], mask_commands.fit.__globals__["train_step"]
 
     def watched(plm, state, *args):
         seen.append(len(read_log(next(Path("run").parent.glob("run")))))
         return step(plm, state, *args)
 
-    monkeypatch.setitem(commands.fit.__globals__, "train_step", watched)
-    said(commands.plmsub_train, "1", "run", **QUICK | dict(steps=4, checkpoint_every=99))
+    monkeypatch.setitem(mask_commands.fit.__globals__, "train_step", watched)
+    said(mask_commands.plmsub_train, "1", "run", **QUICK | dict(steps=4, checkpoint_every=99))
     assert seen == [0, 1, 1, 1] and [row["step"] for row in read_log("run")] == [1, 2, 3, 4]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DataFlags', 'skipped_table', 'tell_skipped', 'fetched_cath', 'CathFlags', 'FileFlags', 'ModelFlags', 'RunModelFlags',
            'RunDataFlags', 'SplitFlags', 'LookFlags', 'category_and_parts', 'category_counts', 'recorded', 'command_of',
-           'data_of', 'run_of', 'parts_of', 'read_again', 'proteins_of', 'drawn']
+           'data_of', 'run_of', 'parts_of', 'read_again', 'proteins_of', 'drawn', 'names_in']
 
 # %% ../../nbs/app/73_flags.ipynb #f9cc69ff
 from collections import defaultdict
@@ -433,3 +433,10 @@ def drawn(
     some = sample_proteins(proteins, category, n, seed)
     print(f"{len(some):,} of {len(proteins):,} proteins drawn")
     return some
+
+# %% ../../nbs/app/73_flags.ipynb #12bccfe3
+def names_in(
+    text: str | Sequence[str],  # names with commas between them, or a list of them
+) -> list[str]:
+    "The names in a flag"
+    return [x.strip() for x in text.split(",") if x.strip()] if isinstance(text, str) else list(text)
