@@ -8,7 +8,6 @@ group and by species beside shuffled labels, and how often the mean step from on
 nbs/results/orthologs_map.csv."""
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,31 +19,16 @@ from plmsub.base.seeds import numpy_rng
 from plmsub.io.headers import read_proteins
 from plmsub.models.embed import OneHot
 from plmsub.models.weights import load_plm
-from plmsub.splits import reciprocal_best_hits
-from plmsub.tasks.homology import embedding_map, neighbor_purity, ortholog_translation
+from plmsub.tasks.homology import embedding_map, neighbor_purity, ortholog_translation, orthologs_of
 
 SPECIES = {"E. coli": "UP000000625_83333.fasta", "yeast": "UP000002311_559292.fasta"}
-PAIRS, SHOWN, SEED, R, OUT = 400, 60, 0, 10_000, Path("nbs/results")
+PAIRS, SHOWN, SEED, R, OUT = 250, 60, 0, 5_000, Path("nbs/results")
 
 
 def proteome(data, name):
     "Proteins of 50 to 600 residues, under their accessions"
     read = read_proteins(data / "corpus" / SPECIES[name], header="uniprot", skipped=[])
     return [p for p in read if 50 <= len(p) <= 600]
-
-
-def pairs_of(data):
-    "Proteins of the drawn pairs with their group and species, and all pairs"
-    ours = [proteome(data, name) for name in SPECIES]
-    pairs = reciprocal_best_hits(*ours)
-    by_id = [{p.id: p for p in proteins} for proteins in ours]
-    drawn = pairs.iloc[sorted(numpy_rng(SEED, "ortholog pairs").permutation(len(pairs))[:PAIRS])]
-    proteins = []
-    for a, b in zip(drawn.id, drawn.other_id):
-        gene = by_id[0][a].labels.get("gene") or a
-        for species, p in zip(SPECIES, (by_id[0][a], by_id[1][b])):
-            proteins.append(replace(p, labels={"group": gene, "species": species}))
-    return proteins, pairs, drawn, [len(x) for x in ours]
 
 
 def summary(rows, group_of):
@@ -60,8 +44,12 @@ def summary(rows, group_of):
 
 
 def main(data):
-    proteins, pairs, drawn, sizes = pairs_of(data)
-    print(f"{sizes} proteins, {len(pairs)} pairs, identity {pairs.identity.describe().round(2).to_dict()}", flush=True)
+    species = {name: proteome(data, name) for name in SPECIES}
+    proteins = orthologs_of(species)
+    groups = sorted({p.labels["group"] for p in proteins})
+    print(f"{len(groups)} pairs", flush=True)
+    kept = {groups[k] for k in numpy_rng(SEED, "drawn pairs").permutation(len(groups))[:PAIRS]}
+    proteins = [p for p in proteins if p.labels["group"] in kept]
     plm = load_plm("mini")
     models = {"mini": plm, "random weights": plm.untrained(SEED), "amino acids": OneHot()}
     group_of = {p.id: p.labels["group"] for p in proteins}
@@ -70,7 +58,7 @@ def main(data):
     rows += [ortholog_translation(models, proteins, group="group", metric=m).assign(task=m) for m in ("cosine", "l2")]
     table = summary(pd.concat(rows), group_of)
     print(table.round(3).to_string(), flush=True)
-    shown = {p.labels["group"] for p in proteins[:: 2 * max(1, len(drawn) // SHOWN)]}
+    shown = set(sorted(kept)[:SHOWN])
     few = [p for p in proteins if p.labels["group"] in shown]
     maps = [
         embedding_map(models, few, method=method, labels=("group", "species"), seed=SEED).assign(method=method)
@@ -80,8 +68,7 @@ def main(data):
         with whole_file(OUT / f"{name}.csv") as f:
             t.to_csv(f, index=False, float_format="%.5g")
     about = dict(command="python benchmarks/orthologs.py ../shared/data", seed=SEED, model=plm.fingerprint, resamples=R)
-    about |= dict(proteins=dict(zip(SPECIES, sizes)), pairs=len(pairs), drawn=len(drawn), shown=len(shown))
-    about["median_identity"] = round(float(pairs.identity.median()), 3)
+    about |= dict(proteins={k: len(v) for k, v in species.items()}, pairs=len(groups), drawn=len(kept), shown=SHOWN)
     write_json(OUT / "orthologs.json", provenance("cpu", **about))
 
 

@@ -523,8 +523,11 @@ def reciprocal_best_hits(
         hits = [(int(p), int(t), float(share), float(bits)) for p, t, share, bits in rows]
         if not all(0 <= p < len(proteins) and 0 <= t < len(others) for p, t, *_ in hits):
             raise ValueError
-    pairs = [(proteins[p].id, others[t].id, share, bits) for p, t, share, bits in sorted(hits)]
-    return pd.DataFrame(pairs, columns=["id", "other_id", "identity", "bits"])
+    table = pd.DataFrame(hits, columns=["id", "other_id", "identity", "bits"])
+    table = table.sort_values(["bits", "identity", "id", "other_id"], ascending=[False, False, True, True])
+    table = table.drop_duplicates("id").drop_duplicates("other_id").sort_values("id", ignore_index=True)  # of ties one
+    ids = dict(id=[proteins[p].id for p in table.id], other_id=[others[t].id for t in table.other_id])
+    return table.assign(**ids)
 
 # %% ../nbs/19_splits.ipynb #1c8c276b
 def _ids(x):

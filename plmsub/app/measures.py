@@ -45,7 +45,14 @@ from ..splits import split
 from ..subnetwork import Subnetwork
 from ..tasks.contacts import contact_precision
 from ..tasks.folding import fold, fold_beside, load_folding
-from ..tasks.homology import remote_homology
+from plmsub.tasks.homology import (
+    aligned_pairs,
+    neighbor_purity,
+    ortholog_translation,
+    orthologs_of,
+    read_alignment,
+    remote_homology,
+)
 from ..tasks.properties import lasso_proteins
 from ..tasks.secondary import cross_validate, secondary_structure
 from ..tasks.structure import contact_map, score_folder, score_pair, structure_files
@@ -133,10 +140,11 @@ def plmsub_tm(
 class ProbeFlags(FileFlags):
     "Task"
 
-    data: str = ""  # contacts: folder of structures; mutations: table of variants, or a folder of them; localization: FASTA file
+    data: str = ""  # contacts: folder of structures; mutations: table of variants, or a folder of them; localization: FASTA file; alignments: aligned FASTA, or a folder; orthologs: FASTA files of two or more species, with commas between them
     labels: str = ""  # localization: table of id and location, if the headers do not say
     layer: int | None = None  # of the representations; by default the last
     contacts: str = "attention"  # what they are read from: attention, or projections of the representations
+    residues: str = "any"  # alignments: pairs of the same amino acid, of different ones, or any
     tune: str = "head"  # localization: what is trained: head, lora or full
     seed: int = 0  # of splits, folds and probes
 
@@ -194,6 +202,24 @@ def _contacts(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:  # fiv
     return cross_validate(contact_precision, models, proteins, "cluster", **settings)
 
 # %% ../../nbs/app/78_measures.ipynb #ad26133a
+def _alignments(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
+    folder, endings = Path(how.data), re.compile(r"\.(fa|fasta|afa|a2m|a3m)(\.(gz|bz2|xz|zst|zip))?$", re.IGNORECASE)
+    files = sorted(f for f in folder.iterdir() if endings.search(f.name)) if folder.is_dir() else [folder]
+    if not files:
+        raise DataError("no alignments here", file=how.data, do="Give an aligned FASTA file, or a folder of them")
+    families = _read_each({endings.sub("", f.name): f for f in files}, lambda _, file: read_alignment(file), skip)
+    return aligned_pairs(models, families, residues=how.residues, layer=how.layer, seed=how.seed)
+
+
+def _orthologs(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
+    files = {Path(f).name.partition(".")[0]: f for f in names_in(how.data)}
+    proteins = orthologs_of(_read_each(files, lambda _, file: read_proteins(file), skip))
+    given: dict[str, Any] = dict(layer=how.layer)
+    rows = neighbor_purity(models, proteins, seed=how.seed, **given)
+    moved = ortholog_translation(models, proteins, group="group", **given)
+    return pd.concat([rows, moved.assign(task=rows.task[0])], ignore_index=True)
+
+
 PROTEIN_TASKS: dict[str, Callable] = {  # functions of models, split and flags
     "secondary": lambda m, p, f: secondary_structure(m, p.train, p.test, layer=f.layer, seed=f.seed),
     "homology": lambda m, p, f: remote_homology(m, p.test, layer=f.layer),
@@ -203,6 +229,8 @@ DATA_TASKS: dict[str, Callable] = {  # functions of models, flags, and whether t
     "contacts": _contacts,
     "mutations": _mutations,
     "localization": _localization,
+    "alignments": _alignments,
+    "orthologs": _orthologs,
 }
 _USED = {  # the flags of a task that it reads
     "secondary": "layer seed",
@@ -211,6 +239,8 @@ _USED = {  # the flags of a task that it reads
     "contacts": "data layer contacts seed skip chain",
     "mutations": "data skip columns separator first wild_type average",
     "localization": "data labels layer tune seed separator skip",
+    "alignments": "data residues layer seed skip",
+    "orthologs": "data layer seed skip",
 }
 
 # %% ../../nbs/app/78_measures.ipynb #2d33df38
@@ -237,7 +267,7 @@ def _shown(task: str, rows: pd.DataFrame, category: Any) -> pd.DataFrame:
     "plmsub_probe mutations --plm esm2_t6_8M_UR50D --data scans --out mutations.csv",
 )
 def plmsub_probe(
-    task: str,  # secondary, homology, properties, contacts, mutations or localization
+    task: str,  # secondary, homology, properties, contacts, mutations, localization, alignments or orthologs
     run: str = "",  # folder of a finished run that plmsub_train made
     draws: int = 2,  # draws of the random controls
     out: str = "",  # CSV file for the rows, one for each protein and model

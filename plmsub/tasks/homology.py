@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['METRICS', 'BLOCK', 'ROSSMANN_AND_PROPELLERS', 'JUDGED', 'PAIRS_OF', 'MOST_PAIRS', 'BACKGROUNDS', 'MAPS',
            'similarity_blocks', 'nearest', 'search', 'count_relatives', 'auc', 'remote_homology', 'read_alignment',
-           'drawn_pairs', 'aligned_pairs', 'ortholog_translation', 'embedding_map', 'neighbor_purity']
+           'drawn_pairs', 'aligned_pairs', 'orthologs_of', 'ortholog_translation', 'embedding_map', 'neighbor_purity']
 
 # %% ../../nbs/tasks/55_homology.ipynb #13fe267c
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ..base.seeds import numpy_rng
 from ..io.fasta import fasta_records, unique_id
 from ..models.embed import mean_embeddings, residue_states
 from ..proteins import AMINO_ACIDS, OTHER_RESIDUES, Protein, node, under
+from ..splits import reciprocal_best_hits
 from ..tables import Models, model_draws, models_by_name, proteins_to_score, tidy
 
 # %% ../../nbs/tasks/55_homology.ipynb #643314df
@@ -342,6 +344,30 @@ def aligned_pairs(
         raise DataError(what, do=do)
     kind = "" if residues == "any" else f", {residues} amino acid{'s' * (residues == 'different')}"
     return tidy(pd.DataFrame(rows).assign(metric=f"AUC, {background} background{kind}"), "alignment")
+
+# %% ../../nbs/tasks/55_homology.ipynb #6c97a8cb
+def orthologs_of(
+    species: dict[str, list[Protein]],  # name -> its proteins; partners of those of the first are looked for
+    n: int | None = None,  # groups to draw; `None`: all
+    seed: int = 0,  # of the draw
+    **search: Any,  # coverage, timeout_s: see `reciprocal_best_hits`
+) -> list[Protein]:  # with the labels group (the id of its protein of the first species) and species
+    "Groups of reciprocal best hits; `RunError` where MMseqs2 is lacking"
+    (first, own), *rest = species.items()
+    if not rest:
+        raise ConfigError("orthologs are of two species at least", text=first)
+    found = {name: reciprocal_best_hits(own, proteins, **search) for name, proteins in rest}
+    groups = sorted({id for table in found.values() for id in table.id})
+    if not groups:
+        raise DataError("these species have no protein in common", text=", ".join(species))
+    kept = {groups[k] for k in numpy_rng(seed, "groups of orthologs").permutation(len(groups))[:n]}
+    out = [replace(p, labels={"group": p.id, "species": first}) for p in own if p.id in kept]
+    for name, table in found.items():
+        group_of = {other: id for id, other in zip(table.id, table.other_id) if id in kept}
+        for p in species[name]:
+            if p.id in group_of:
+                out.append(replace(p, labels={"group": group_of[p.id], "species": name}))
+    return out
 
 # %% ../../nbs/tasks/55_homology.ipynb #3f138616
 def _grid(proteins, group, species):
