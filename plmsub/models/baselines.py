@@ -376,7 +376,8 @@ class LstmNet(nn.Module):
         return _logits(self.at(tokens, torch.arange(tokens.numel())).view(*tokens.shape, 20), tokens)
 
     def __repr__(self):
-        return f"LstmNet({self.lstm.num_layers} layers, {sum(w.numel() for w in self.parameters()):,} weights)"
+        n = sum(w.numel() for w in self.parameters())
+        return f"LstmNet({self.lstm.num_layers} × {self.lstm.hidden_size} units each way, {n:,} weights)"
 
 # %% ../../nbs/models/26_baselines.ipynb #1f7db174
 def lstm_net(
