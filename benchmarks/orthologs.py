@@ -4,8 +4,7 @@
 
 Pairs are reciprocal best hits of the two reference proteomes (`reciprocal_best_hits`), of proteins of 50 to 600 residues: no database of orthologs says so.
 Compared are `mini`, the same model with random weights, and amino-acid composition. Rows go to nbs/results/orthologs.csv: purity of the nearest neighbor by
-group and by species beside shuffled labels, and how often the mean step from one species to the other leads to the ortholog. Maps of some pairs go to
-nbs/results/orthologs_map.csv."""
+group and by species, beside shuffled labels."""
 
 import argparse
 from pathlib import Path
@@ -19,10 +18,10 @@ from plmsub.base.seeds import numpy_rng
 from plmsub.io.headers import read_proteins
 from plmsub.models.embed import OneHot
 from plmsub.models.weights import load_plm
-from plmsub.tasks.homology import embedding_map, neighbor_purity, ortholog_translation, orthologs_of
+from plmsub.tasks.homology import neighbor_purity, orthologs_of
 
 SPECIES = {"E. coli": "UP000000625_83333.fasta", "yeast": "UP000002311_559292.fasta"}
-PAIRS, SHOWN, SEED, R, OUT = 250, 60, 0, 5_000, Path("nbs/results")
+PAIRS, SEED, R, OUT = 250, 0, 5_000, Path("nbs/results")
 
 
 def proteome(data, name):
@@ -54,21 +53,12 @@ def main(data):
     models = {"mini": plm, "random weights": plm.untrained(SEED), "amino acids": OneHot()}
     group_of = {p.id: p.labels["group"] for p in proteins}
     rows = [neighbor_purity(models, proteins, seed=SEED, metric=m).assign(task=m) for m in ("cosine", "l2")]
-    print(summary(pd.concat(rows), group_of).round(3).to_string(), flush=True)
-    rows += [ortholog_translation(models, proteins, group="group", metric=m).assign(task=m) for m in ("cosine", "l2")]
     table = summary(pd.concat(rows), group_of)
     print(table.round(3).to_string(), flush=True)
-    shown = set(sorted(kept)[:SHOWN])
-    few = [p for p in proteins if p.labels["group"] in shown]
-    maps = [
-        embedding_map(models, few, method=method, labels=("group", "species"), seed=SEED).assign(method=method)
-        for method in ("pca", "tsne")
-    ]
-    for name, t in (("orthologs", table), ("orthologs_map", pd.concat(maps))):
-        with whole_file(OUT / f"{name}.csv") as f:
-            t.to_csv(f, index=False, float_format="%.5g")
+    with whole_file(OUT / "orthologs.csv") as f:
+        table.to_csv(f, index=False, float_format="%.3f")
     about = dict(command="python benchmarks/orthologs.py ../shared/data", seed=SEED, model=plm.fingerprint, resamples=R)
-    about |= dict(proteins={k: len(v) for k, v in species.items()}, pairs=len(groups), drawn=len(kept), shown=SHOWN)
+    about |= dict(proteins={k: len(v) for k, v in species.items()}, pairs=len(groups), drawn=len(kept))
     write_json(OUT / "orthologs.json", provenance("cpu", **about))
 
 

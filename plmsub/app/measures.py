@@ -216,7 +216,7 @@ def _orthologs(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
     proteins = orthologs_of(_read_each(files, lambda _, file: read_proteins(file), skip))
     given: dict[str, Any] = dict(layer=how.layer)
     rows = neighbor_purity(models, proteins, seed=how.seed, **given)
-    moved = ortholog_translation(models, proteins, group="group", **given)
+    moved = ortholog_translation(models, proteins, group="group", axes=("species",), **given)
     return pd.concat([rows, moved.assign(task=rows.task[0])], ignore_index=True)
 
 

@@ -417,6 +417,7 @@ def ortholog_translation(
     proteins: list[Protein],  # with both labels; at most one of each group and species
     group: str = "gene",  # label of the group of orthologs
     species: str = "species",  # label of the species
+    axes: tuple[str, ...] = ("species", "group"),  # steps to try; those between groups are as many as pairs of groups
     metric: str = "cosine",  # or 'l2'
     layer: int | None = None,  # of the embeddings; `None`: the last
     **kwargs,  # batch_tokens, window, overlap: see `residue_states`
@@ -426,7 +427,9 @@ def ortholog_translation(
     grid = _grid(proteins, group, species)
     for name, draw, model in model_draws(models):
         x = mean_embeddings(model, proteins, layer, **kwargs)
-        for axis, table in (("species", grid), ("group", grid.T)):
+        for axis in axes:
+            _one_of(("species", "group"), axis, "axis")
+            table = grid if axis == "species" else grid.T
             for what, hits_of in _stepped(x, table, metric).items():
                 for i, hits in sorted(hits_of.items()):
                     about = dict(model=name, draw=draw, id=proteins[i].id, code=getattr(proteins[i], "code", None))
