@@ -54,7 +54,7 @@ def again(small, folder):
     "What exporting a masked model and loading it again changes"
     masked = random_mask(load_plm(small.path))
     place = export_transformers(masked, folder / "again")
-    back = load_plm(place / "carp.pt" if (place / "carp.pt").exists() else place)
+    back = load_plm(next((place / n for n in ("carp.pt", "esm1.pt") if (place / n).exists()), place))
     return gap(residues(back(SEQUENCES))[:, AT], residues(masked(SEQUENCES))[:, AT])
 
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SUPPRESSED', 'MAINTAINED', 'STYLE', 'KINDS', 'LABELS', 'require_columns', 'plain_text', 'plain_axes', 'plot_leakage',
-           'plot_training', 'spread', 'plot_perplexity', 'plot_comparison', 'plot_zeros', 'plot_overlap']
+           'plot_training', 'spread', 'plot_perplexity', 'plot_comparison', 'plot_zeros', 'plot_overlap', 'plot_map']
 
 # %% ../nbs/60_plots.ipynb #c19616b5
 import textwrap
+from collections import Counter
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -306,3 +307,29 @@ def plot_overlap(
     ax.tick_params(axis="x", rotation=90 if n > 4 else 0, length=0)
     ax.tick_params(axis="y", rotation=0, length=0)
     return ax
+
+# %% ../nbs/60_plots.ipynb #cb6b3d5e
+def plot_map(
+    table: pd.DataFrame,  # from `embedding_map`
+    color: str = "class",  # the column that gives the color: a label of the map
+    most: int = 10,  # colors; further values are grey
+) -> Figure:  # a panel for each model, in the order of the table
+    "The embeddings of proteins on a plane, colored by a label"
+    require_columns(table, ["model", color, "x", "y"], "embedding_map")
+    models, values = [*dict.fromkeys(table.model)], [value for value, _ in Counter(table[color]).most_common()]
+    columns = min(2, len(models))
+    rows = -(-len(models) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(6, 0.4 + 2.4 * rows), layout="constrained", squeeze=False)
+    for ax, model in zip(axes.flat, models):
+        dots = table[table.model == model]
+        rest = dots[~dots[color].isin(values[:most])]
+        ax.scatter(rest.x, rest.y, s=5, lw=0, color="silver")
+        for k, value in enumerate(values[:most]):
+            own = dots[dots[color] == value]
+            ax.scatter(own.x, own.y, s=12, lw=0, alpha=0.7, color=f"C{k}", label=plain_text(value))
+        ax.set(xticks=[], yticks=[], title=plain_text(model))
+    for ax in axes.flat[len(models) :]:
+        ax.remove()
+    handles = axes.flat[0].get_legend_handles_labels()
+    fig.legend(*handles, loc="outside lower center", ncols=min(4, len(values)), fontsize="small", frameon=False)
+    return fig

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'KMER', 'LIMITS', 'MMSEQS', 'RELATED', 'Split', 'counts', 'check_split', 'split', 'as_split', 'folds', 'deal',
-           'kmer_matrix', 'closest', 'Leakage', 'leakage', 'leakage_line', 'relatives', 'clusters', 'split_from_lists',
-           'read_split', 'read_lists', 'given_split']
+           'kmer_matrix', 'closest', 'Leakage', 'leakage', 'leakage_line', 'relatives', 'clusters',
+           'reciprocal_best_hits', 'split_from_lists', 'read_split', 'read_lists', 'given_split']
 
 # %% ../nbs/19_splits.ipynb #285e5f63
 import os
@@ -505,6 +505,29 @@ def clusters(
         if first_of.keys() != set(range(len(proteins))) or not first_of.keys() >= {*first_of.values()}:
             raise ValueError
     return {proteins[i].id: proteins[k].id for i, k in sorted(first_of.items())}
+
+# %% ../nbs/19_splits.ipynb #6a272dc4
+def reciprocal_best_hits(
+    proteins: list[Protein],  # of one species, with unique ids
+    others: list[Protein],  # of another one, with unique ids
+    coverage: float = 0.5,  # of either protein that is aligned, at least
+    timeout_s: float = 3600,  # seconds that MMseqs2 may take: about 5 minutes on two cores for two proteomes of 5,000
+) -> pd.DataFrame:  # a row per pair: id, other_id, identity (0 to 1, where aligned), bits
+    "Pairs that are each other's best hit, by MMseqs2; `RunError` where it is lacking or fails"
+    _check_ids(proteins)
+    _check_ids(others)
+    options = f"-e 1e-05 -c {coverage} -k 5 -s 5.7 --threads 2 -v 1 --format-output query,target,fident,bits"
+    with _in_mmseqs(proteins, others) as folder:
+        _mmseqs(["easy-rbh", "0", "1", "hits", "tmp", *options.split()], folder, timeout_s)
+        rows = [line.split("\t") for line in (folder / "hits").read_text().splitlines()]
+        hits = [(int(p), int(t), float(share), float(bits)) for p, t, share, bits in rows]
+        if not all(0 <= p < len(proteins) and 0 <= t < len(others) for p, t, *_ in hits):
+            raise ValueError
+    table = pd.DataFrame(hits, columns=["id", "other_id", "identity", "bits"])
+    table = table.sort_values(["bits", "identity", "id", "other_id"], ascending=[False, False, True, True])
+    table = table.drop_duplicates("id").drop_duplicates("other_id").sort_values("id", ignore_index=True)  # of ties one
+    ids = dict(id=[proteins[p].id for p in table.id], other_id=[others[t].id for t in table.other_id])
+    return table.assign(**ids)
 
 # %% ../nbs/19_splits.ipynb #1c8c276b
 def _ids(x):

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -92,6 +93,27 @@ def _esm(folder, name):
         warnings.simplefilter("ignore")  # no contact head
         module, alphabet = load_model_and_alphabet_local(path)
     return Small(path, module.eval(), alphabet.tok_to_idx, ("<cls>", "<eos>", "<pad>", "<mask>"), _fairesm)
+
+
+def _esm1(folder):
+    "ESM-1 as fair-esm's first files hold it: names with decoder in front, waves for positions, no end token"
+    from argparse import Namespace
+
+    from esm import Alphabet, ProteinBertModel
+    from esm.pretrained import load_model_and_alphabet_local
+
+    shape = dict(layers=2, embed_dim=16, ffn_embed_dim=32, attention_heads=4)
+    made, alphabet = Namespace(arch="protein_bert_base", final_bias=True, **shape), Alphabet.from_architecture("ESM-1")
+    state = _randomized(ProteinBertModel(made, alphabet)).state_dict()
+    state["embed_positions._float_tensor"] = torch.zeros(1)  # it holds whatever was in memory
+    head = {n: state.pop(n) for n in list(state) if n.startswith("contact_head")}
+    named = OrderedDict()  # torch opens it without being asked to trust it
+    vars(named).update({f"decoder_{n}": v for n, v in shape.items()}, arch="protein_bert_base", final_bias=True)
+    path = folder / "esm1_t2_tiny.pt"
+    torch.save({"args": named, "model": {f"decoder.{n}": w for n, w in state.items()}}, path)
+    torch.save({"model": head}, folder / "esm1_t2_tiny-contact-regression.pt")
+    module, own = load_model_and_alphabet_local(path)
+    return Small(path, module.eval(), own.tok_to_idx, ("<cls>", None, "<pad>", "<mask>"), _fairesm)
 
 
 def _transformers(module, ids, real):
@@ -205,6 +227,7 @@ def _carp(folder):
 
 FAMILIES: dict[str, Callable[[Path], Small]] = {
     "ESM-2": lambda folder: _esm(folder, "esm2"),
+    "ESM-1": _esm1,
     "ESM-1b": lambda folder: _esm(folder, "esm1b"),
     "ESM-1v": lambda folder: _esm(folder, "esm1v"),
     "BERT": _bert,
@@ -215,7 +238,7 @@ FAMILIES: dict[str, Callable[[Path], Small]] = {
     "Jamba": _jamba,
 }
 LIBRARY = dict.fromkeys(FAMILIES, "transformers") | {"CARP": "sequence_models"}
-LIBRARY |= dict.fromkeys(("ESM-2", "ESM-1b", "ESM-1v"), "esm")
+LIBRARY |= dict.fromkeys(("ESM-2", "ESM-1", "ESM-1b", "ESM-1v"), "esm")
 
 
 def installed(name: str) -> bool:  # of a family

@@ -34,7 +34,7 @@ from plmsub.io.variants import make_variants
 from plmsub.models.embed import mean_embeddings
 from plmsub.models.export import export_fairesm, export_transformers
 from plmsub.models.hosted import flipped
-from plmsub.models.weights import load_plm
+from plmsub.models.weights import load_plm, released_models
 from plmsub.proteins import AMINO_ACIDS
 from plmsub.splits import split
 from plmsub.tasks.contacts import attention_features
@@ -147,6 +147,9 @@ import numpy as np, torch
 warnings.simplefilter('ignore')
 
 def logits(name, folder, ids, real):
+    if name == 'ESM-1':
+        from esm.pretrained import load_model_and_alphabet_local
+        return load_model_and_alphabet_local(folder / 'model' / 'esm1.pt')[0].eval()(ids)['logits']
     if name.startswith('ESM-'):
         from esm.pretrained import load_model_and_alphabet_local
         return load_model_and_alphabet_local(next(p for p in folder.glob('esm*.pt') if 'contact' not in p.name))[0].eval()(ids)['logits']
@@ -176,7 +179,7 @@ def test_an_exported_model_is_the_masked_one_in_its_own_library(small, tmp_path)
         place.mkdir()
         np.savez(place / "tokens.npz", *(x.numpy() for x in own.own_tokens()))
         export_transformers(masked[name], place / "model")
-        if name.startswith("ESM-"):
+        if name in ("ESM-2", *ESM1):
             export_fairesm(masked[name], place / own.path.name)
     (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
     env, flags = {**os.environ, "OMP_NUM_THREADS": "1"}, [sys.executable, "elsewhere.py", ".", *masked]
@@ -187,7 +190,8 @@ def test_an_exported_model_is_the_masked_one_in_its_own_library(small, tmp_path)
         said, first = said[..., [own.words[a] for a in AMINO_ACIDS]], bool(own.special[0]) - own.causal
         theirs = torch.cat([row[first : first + len(s)] for row, s in zip(said, SEQUENCES)])
         place = tmp_path / name / "model"
-        back = load_plm(place / "carp.pt" if name == "CARP" else place)
+        file = {"CARP": "carp.pt", "ESM-1": "esm1.pt"}.get(name)
+        back = load_plm(place / file if file else place)
         assert back.weights.keys() == masked[name].plm.weights.keys()
         with torch.no_grad():
             ids = tokens(causal=own.causal)
@@ -222,7 +226,11 @@ def test_tasks_run_on_it(small, world, name):
     maps = plm.attention_maps(SEQUENCES)
     n = len(few[0])
     assert maps.shape[0] == 3 and maps.shape[2:] == (plm.n_heads, len(wild) + 2, len(wild) + 2)
-    assert torch.allclose(maps.sum(-1)[1, :, :, : len(SEQUENCES[1]) + 2], torch.ones(()), atol=1e-5)
+    sums = maps.sum(-1)[1, :, :, : len(SEQUENCES[1]) + 2 - (name == "ESM-1")]  # where no token ends a protein
+    if name == "ESM-1":
+        assert (sums > 0).all() and (sums < 1).all()  # the rest goes to a key of no residue
+    else:
+        assert torch.allclose(sums, torch.ones(()), atol=1e-5)
     assert maps[1, :, :, len(SEQUENCES[1]) + 2 :].abs().sum() == 0
     assert attention_features(models["subnetwork"], few[0]).shape == (maps.shape[1] * plm.n_heads, n, n)
 
@@ -241,6 +249,39 @@ def test_it_says_what_it_is(small, name):
         with pytest.raises(PlmsubError, match="residues"):
             plm("A" * (plm.max_residues + 1))
         assert torch.isfinite(plm("A" * plm.max_residues)).all()
+
+
+def test_esm1_is_known_by_name_and_keeps_its_contact_head(small, tmp_path, monkeypatch):
+    import esm.pretrained
+
+    own, names = small("ESM-1"), [n for n in released_models() if n.startswith("esm1_")]
+    assert len(names) == 5 and all(hasattr(esm.pretrained, n) for n in names)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    for end in ("", "-contact-regression"):
+        source = own.path.with_name(f"{own.path.stem}{end}.pt")
+        shutil.copy(source, tmp_path / "checkpoints" / f"{names[0]}{end}.pt")
+    plm = load_plm(names[0])
+    assert (
+        plm.name == names[0] and plm.fingerprint == load_plm(own.path).fingerprint == load_plm(own.module).fingerprint
+    )
+    assert torch.equal(plm.module.contact_head.regression.weight, own.module.contact_head.regression.weight)
+    (tmp_path / "checkpoints" / f"{names[0]}-contact-regression.pt").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    alone = shutil.copy(own.path, tmp_path / "elsewhere" / "esm1_alone.pt")
+    assert load_plm(alone).module.contact_head.regression.weight.isnan().all()
+    assert load_plm(alone).fingerprint == load_plm(alone).fingerprint
+    rounded = plm.to(dtype="bfloat16")
+    assert gap(rounded(SEQUENCES)[..., AT], plm(SEQUENCES)[..., AT]) < 0.5
+    back = rounded.to(dtype="float32")
+    back(SEQUENCES)
+    waves = back.module.embed_positions(own.own_tokens()[0])
+    assert torch.equal(waves, own.module.embed_positions(own.own_tokens()[0]))  # waves are not rounded
+    data = torch.load(own.path, weights_only=True)
+    del data["model"]["decoder.layers.1.fc2.weight"]
+    torch.save(data, alone)
+    with pytest.raises(ModelError, match="not an ESM-1.*fc2"):
+        load_plm(alone)
 
 
 @pytest.mark.skipif(not installed("BERT"), reason="transformers is not installed")

@@ -46,7 +46,14 @@ from ..splits import split
 from ..subnetwork import Subnetwork
 from ..tasks.contacts import contact_precision
 from ..tasks.folding import fold, fold_beside, load_folding
-from ..tasks.homology import remote_homology
+from plmsub.tasks.homology import (
+    aligned_pairs,
+    neighbor_purity,
+    ortholog_translation,
+    orthologs_of,
+    read_alignment,
+    remote_homology,
+)
 from ..tasks.properties import lasso_proteins
 from ..tasks.secondary import cross_validate, secondary_structure
 from ..tasks.structure import contact_map, score_folder, score_pair, structure_files
@@ -148,12 +155,13 @@ def plmsub_tm(
 class ProbeFlags(FileFlags):
     "Task"
 
-    data: str = ""  # contacts: folder of structures; mutations: table of variants, or a folder of them; localization: FASTA file
+    data: str = ""  # contacts: folder of structures; mutations: table of variants, or a folder of them; localization: FASTA file; alignments: aligned FASTA, or a folder; orthologs: FASTA files of two or more species, with commas between them
     labels: str = ""  # localization: table of id and location, if the headers do not say
     layer: int | None = None  # of the representations; by default the last
     contacts: str = "attention"  # what they are read from: attention, or projections of the representations
     head: str = "linear"  # secondary, contacts: linear, or network, which reads a protein as a whole
     msa: str = ""  # secondary, contacts: folder of alignments named after the proteins, such as P12345.a3m
+    residues: str = "any"  # alignments: pairs of the same amino acid, of different ones, or any
     tune: str = "head"  # localization: what is trained: head, lora or full
     pooling: str = "mean"  # localization: over residues: mean, or attention (learned)
     max_residues: int = 1022  # localization: shown of a protein, both ends of longer ones
@@ -261,7 +269,7 @@ def _location_picture(model: Any, proteins: list[Protein], fold_of: dict, config
     ax = plot_residue_weights(residue_weights(tuned, parts[test]), places)
     ax.set_title(f"{model.name}, fold {test}")
     with writing(path):
-        ax.figure.savefig(path)
+        ax.figure.savefig(path)  # type: ignore[union-attr]
     plt.close(ax.figure)  # type: ignore[arg-type]
     print(f"What residues count: {path}\n")
 
@@ -321,6 +329,24 @@ def _contacts(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:  # fiv
     return pd.concat([rows, plain_rows.assign(task=rows.task.iloc[0])], ignore_index=True)
 
 # %% ../../nbs/app/78_measures.ipynb #ad26133a
+def _alignments(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
+    folder, endings = Path(how.data), re.compile(r"\.(fa|fasta|afa|a2m|a3m)(\.(gz|bz2|xz|zst|zip))?$", re.IGNORECASE)
+    files = sorted(f for f in folder.iterdir() if endings.search(f.name)) if folder.is_dir() else [folder]
+    if not files:
+        raise DataError("no alignments here", file=how.data, do="Give an aligned FASTA file, or a folder of them")
+    families = _read_each({endings.sub("", f.name): f for f in files}, lambda _, file: read_alignment(file), skip)
+    return aligned_pairs(models, families, residues=how.residues, layer=how.layer, seed=how.seed)
+
+
+def _orthologs(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
+    files = {Path(f).name.partition(".")[0]: f for f in names_in(how.data)}
+    proteins = orthologs_of(_read_each(files, lambda _, file: read_proteins(file), skip))
+    given: dict[str, Any] = dict(layer=how.layer)
+    rows = neighbor_purity(models, proteins, seed=how.seed, **given)
+    moved = ortholog_translation(models, proteins, group="group", axes=("species",), **given)
+    return pd.concat([rows, moved.assign(task=rows.task[0])], ignore_index=True)
+
+
 PROTEIN_TASKS: dict[str, Callable] = {  # functions of models, split and flags
     "secondary": _secondary,
     "homology": lambda m, p, f: remote_homology(m, p.test, layer=f.layer),
@@ -330,6 +356,8 @@ DATA_TASKS: dict[str, Callable] = {  # functions of models, flags, and whether t
     "contacts": _contacts,
     "mutations": _mutations,
     "localization": _localization,
+    "alignments": _alignments,
+    "orthologs": _orthologs,
 }
 _USED = {  # the flags of a task that it reads
     "secondary": "layer seed head msa",
@@ -338,6 +366,8 @@ _USED = {  # the flags of a task that it reads
     "contacts": "data layer contacts head msa seed skip chain",
     "mutations": "data skip columns separator first wild_type average",
     "localization": "data labels layer tune pooling max_residues nested picture seed separator skip",
+    "alignments": "data residues layer seed skip",
+    "orthologs": "data layer seed skip",
 }
 
 # %% ../../nbs/app/78_measures.ipynb #2d33df38
@@ -371,7 +401,7 @@ def _shown(task: str, rows: pd.DataFrame, category: Any) -> pd.DataFrame:
     "plmsub_probe localization --plm mini --data deeplocpro.fasta --picture attention.png",
 )
 def plmsub_probe(
-    task: str,  # secondary, homology, properties, contacts, mutations or localization
+    task: str,  # secondary, homology, properties, contacts, mutations, localization, alignments or orthologs
     run: str = "",  # folder of a finished run that plmsub_train made
     draws: int = 2,  # draws of the random controls
     out: str = "",  # CSV file for the rows, one for each protein and model

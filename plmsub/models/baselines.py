@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONTEXTS', 'ALPHAS', 'RADIUS', 'Ngram', 'ngram_model', 'ngram_nll', 'tuned_alpha', 'ngram_losses', 'Composition',
-           'composition_model', 'NgramStates', 'WindowNet', 'window_net', 'ece']
+           'composition_model', 'NgramStates', 'WindowNet', 'window_net', 'LstmNet', 'lstm_net', 'ece']
 
 # %% ../../nbs/models/26_baselines.ipynb #aee8bcab
 import math
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from scipy.special import logsumexp
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..base.errors import ConfigError, DataError, RunError, check_unique
 from ..base.files import progress
@@ -27,7 +28,7 @@ from ..base.optimize import minimize
 from ..base.seeds import generator
 from ..base.settings import plain_value
 from ..batches import amino_acid_tokens, esm_alphabet, masked_positions
-from ..esm import MASK
+from ..esm import MASK, PAD
 from .pretrain import MlmBatches, PretrainConfig, adamw, learning_rate_at, read_sequences, valid_batches
 from ..proteins import AMINO_ACIDS, OTHER_RESIDUES, Protein
 
@@ -352,6 +353,15 @@ def _fit(net, batches, valid):
     net.load_state_dict(best)
     return pd.DataFrame(rows)
 
+
+def _config(name, seed, steps, sizes=("width",), **given: Any):
+    "Settings of the training of a small network; `ConfigError` for a size that cannot be"
+    for size in sizes:
+        if plain_value(value := given.pop(size)) not in range(1, 1_000_000):
+            raise ConfigError(f"{size} must be a whole number of at least 1", text=str(value))
+    config = PretrainConfig(name=name, steps=steps, warmup_steps=0, final_fraction=0.01, seed=seed, **given)
+    return replace(config, warmup_steps=config.steps // 50, valid_every=max(1, config.steps // 20))
+
 # %% ../../nbs/models/26_baselines.ipynb #5ae5802c
 def window_net(
     train: list[str] | str | Path,  # training sequences, or a FASTA file
@@ -364,14 +374,59 @@ def window_net(
     seed: int = 0,  # of first weights, batches and hidden residues
 ) -> WindowNet:  # tokens (B,L) -> logits (B,L,V); its `history` has a row for each score of the valid sequences
     "Train a window network by masked language modeling"
-    if plain_value(width) not in range(1, 1_000_000):
-        raise ConfigError("width must be a whole number of at least 1", text=str(width))
-    given: dict[str, Any] = dict(
-        steps=steps, batch_tokens=batch_tokens, learning_rate=learning_rate, weight_decay=weight_decay
-    )
-    config = PretrainConfig(name="window net", warmup_steps=0, final_fraction=0.01, seed=seed, **given)
-    config = replace(config, warmup_steps=config.steps // 50, valid_every=max(1, config.steps // 20))
+    given = dict(steps=steps, batch_tokens=batch_tokens, learning_rate=learning_rate, weight_decay=weight_decay)
+    config = _config("window net", seed, width=width, **given)
     net = WindowNet(composition_model(train, valid), width, seed)
+    net.history = _fit(net, MlmBatches(_checked(train), config), _hidden_batches(valid))
+    return net.requires_grad_(False)
+
+# %% ../../nbs/models/26_baselines.ipynb #5f62efe9
+class LstmNet(nn.Module):
+    "LSTMs that read from both ends: tokens (B,L) -> logits (B,L,V), on the CPU"
+
+    history: pd.DataFrame  # a row for each time that the valid sequences were scored: step, nll_nats, valid_nats
+
+    def __init__(self, frequencies: Tensor, width: int = 128, layers: int = 1, seed: int = 0):  # (20,)
+        super().__init__()
+        self.embed = nn.Embedding(23, width)
+        self.lstm = nn.LSTM(width, width, layers, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(2 * width, 20)
+        with torch.no_grad():
+            for name, w in self.named_parameters():
+                w.uniform_(-(width**-0.5), width**-0.5, generator=generator(seed, "lstm", name))
+            self.out.bias.copy_(frequencies.log())
+
+    def at(self, tokens: Tensor, where: Tensor) -> Tensor:  # (M,20) scores of the amino acids
+        "What the net says of some places of the flattened tokens"
+        tokens = tokens.cpu()
+        x, lengths = self.embed(_states()[tokens]), tokens.ne(PAD).sum(1)
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)  # padding is not read
+        states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1])
+        return self.out(states.flatten(0, 1)[where])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return _logits(self.at(tokens, torch.arange(tokens.numel())).view(*tokens.shape, 20), tokens)
+
+    def __repr__(self):
+        n = sum(w.numel() for w in self.parameters())
+        return f"LstmNet({self.lstm.num_layers} × {self.lstm.hidden_size} units each way, {n:,} weights)"
+
+# %% ../../nbs/models/26_baselines.ipynb #1f7db174
+def lstm_net(
+    train: list[str] | str | Path,  # training sequences, or a FASTA file
+    valid: list[str] | str | Path,  # sequences to choose on, or a FASTA file
+    width: int = 128,  # units of an LSTM, in either direction
+    layers: int = 1,  # of LSTMs
+    steps: int = 2000,  # of training
+    batch_tokens: int = 8192,  # tokens in a batch
+    learning_rate: float = 4e-3,  # peak; it rises for 2 % of the steps, then falls linearly to 1 %
+    weight_decay: float = 0.1,  # of AdamW, for matrices
+    seed: int = 0,  # of first weights, batches and hidden residues
+) -> LstmNet:  # tokens (B,L) -> logits (B,L,V); its `history` has a row for each score of the valid sequences
+    "Train LSTMs that read from both ends by masked language modeling, as `window_net` is trained"
+    given = dict(steps=steps, batch_tokens=batch_tokens, learning_rate=learning_rate, weight_decay=weight_decay)
+    config = _config("lstm", seed, sizes=("width", "layers"), width=width, layers=layers, **given)
+    net = LstmNet(composition_model(train, valid).frequencies, width, layers, seed)
     net.history = _fit(net, MlmBatches(_checked(train), config), _hidden_batches(valid))
     return net.requires_grad_(False)
 

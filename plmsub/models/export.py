@@ -8,6 +8,7 @@ __all__ = ['masked_plm', 'mask_sha256', 'export_fairesm', 'transformers_config',
 # %% ../../nbs/models/34_export.ipynb #0d32bbac
 import hashlib
 import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, cast
 
@@ -168,21 +169,36 @@ def _write_tokenizer(folder, config):
         f.write_bytes("\n".join(esm_alphabet().all_toks).encode())
 
 # %% ../../nbs/models/34_export.ipynb #d7eef765
-def _carp_entry(module):
-    "What the library of CARP reads its shape from"
+def _carp_files(module):
+    "Name -> what the library of CARP reads"
     bytenet, (state, first) = module.model.embedder, (module.model.state_dict(), module.model.embedder.layers[0])
     d_model, d_h = bytenet.up_embedder.conv.out_channels, first.conv.in_channels
     shape = dict(d_embed=bytenet.embedder.embedding_dim, d_model=d_model, n_layers=len(bytenet.layers))
     activation = "gelu" if isinstance(first.sequence1[1], torch.nn.GELU) else "relu"
     shape |= dict(kernel_size=first.conv.kernel_size[0], activation=activation, slim=d_h < d_model)
-    return {"model": "carp", "r": max(b.conv.dilation[0] for b in bytenet.layers), **shape, "model_state_dict": state}
+    shape |= {"model": "carp", "r": max(b.conv.dilation[0] for b in bytenet.layers)}
+    return {"carp.pt": shape | {"model_state_dict": state}}
+
+
+def _esm1_files(module):
+    "Name -> what fair-esm reads of an ESM-1"
+    shape, args = OrderedDict(), module.args
+    kept = {f"decoder_{n}": getattr(args, n) for n in ("layers", "embed_dim", "ffn_embed_dim", "attention_heads")}
+    more = dict(final_bias=module.embed_out_bias is not None, token_dropout=getattr(args, "token_dropout", False))
+    vars(shape).update(kept, **more, arch="protein_bert_base")
+    state = module.state_dict()
+    head = {n: state.pop(n) for n in list(state) if n.startswith("contact_head")}
+    model = {f"decoder.{n}": w for n, w in state.items()}
+    return {"esm1-contact-regression.pt": {"model": head}, "esm1.pt": {"args": shape, "model": model}}
 
 
 def _save_hosted(folder, plm):
     "A hosted model as its own library does, with its vocabulary"
-    if plm.family.name == "carp":
-        with whole_file(folder / "carp.pt") as f, f.open("wb") as out:
-            torch.save(_carp_entry(plm.module), out)
+    files = {"carp": _carp_files, "esm1": _esm1_files}
+    if plm.family.name in files:
+        for name, data in files[plm.family.name](plm.module).items():
+            with whole_file(folder / name) as f, f.open("wb") as out:
+                torch.save(data, out)
         return
     plm.module.save_pretrained(folder)
     words = sorted(plm.family.vocabulary, key=plm.family.vocabulary.get)
@@ -211,7 +227,7 @@ def export_transformers(
     dtype: torch.dtype | None = None,  # precision of the weights; `None`: the model's
     **about: Any,  # what the card should say besides: category, seed, ...; JSON values
 ) -> Path:  # the folder; plmsub.json in it is the card
-    "Write a model for transformers, or CARP for its own library, which need no plmsub to load it"
+    "Write a model for transformers, or CARP and ESM-1 for their own libraries, which need no plmsub to load it"
     folder = Path(folder)
     with temporary_beside(folder) as beside:
         _refuse_existing(folder)

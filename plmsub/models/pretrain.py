@@ -47,13 +47,15 @@ from ..proteins import AMINO_ACIDS, OTHER_RESIDUES
 
 # %% ../../nbs/models/25_pretrain.ipynb #87c02e49
 _share = Allowed(lambda v: 0 < v <= 1, "above 0 and at most 1")
+_part = Allowed(lambda v: 0 <= v <= 1, "at least 0 and at most 1")
 _beta = Allowed(lambda v: 0 <= v < 1, "at least 0 and below 1")
 _ALLOWED = dict.fromkeys(
-    ("steps", "batch_tokens", "max_residues", "log_every", "valid_every", "checkpoint_every"), at_least(1)
+    ("steps", "batch_tokens", "max_residues", "mask_span", "log_every", "valid_every", "checkpoint_every"), at_least(1)
 )
 _ALLOWED |= dict(warmup_steps=at_least(0), weight_decay=at_least(0), precision=one_of("auto", "float32", "bfloat16"))
 _ALLOWED |= dict(learning_rate=above(0), eps=above(0), clip_norm=above(0))
-_ALLOWED |= dict(mask_fraction=_share, final_fraction=_share, beta1=_beta, beta2=_beta)
+_ALLOWED |= dict(mask_fraction=_share, mask_token_share=_part, mask_random_share=_part)
+_ALLOWED |= dict(final_fraction=_share, beta1=_beta, beta2=_beta)
 
 # %% ../../nbs/models/25_pretrain.ipynb #7d3370e6
 @dataclass(frozen=True)
@@ -70,6 +72,9 @@ class PretrainConfig:
     batch_tokens: int = 8192  # tokens in a batch, padding included
     max_residues: int = 1022  # longer proteins are cropped at random (ESM-2: 1024 tokens with start and end)
     mask_fraction: float = 0.15  # share of the amino acids to predict (ESM-2)
+    mask_token_share: float = 0.8  # of those, that become the mask token (BERT)
+    mask_random_share: float = 0.1  # of those, that become a random amino acid; the others stay (BERT)
+    mask_span: int = 1  # residues in a row that are hidden together; 1: each on its own (ESM-2)
     learning_rate: float = 4e-4  # peak (ESM-2); models as small as the toy take 2.5e-3
     warmup_steps: int = 200  # linear rise to the peak
     final_fraction: float = 0.1  # of the peak, where the linear fall ends (ESM-2)
@@ -89,6 +94,9 @@ class PretrainConfig:
         _ = self.shape  # refuses impossible ones
         if self.warmup_steps >= self.steps:
             raise ConfigError("warmup_steps must be below steps", text=f"{self.warmup_steps} of {self.steps}")
+        if not 0 < (changed := self.mask_token_share + self.mask_random_share) < 1 + 1e-9:
+            what = "mask_token_share and mask_random_share must add up to more than 0 and at most 1"
+            raise ConfigError(what, text=f"{changed:g}", do="What they leave stays as it is, and is seen")
 
     @property
     def shape(self) -> PlmConfig:
@@ -174,8 +182,9 @@ class MlmBatches:
             self.latest = (epoch, self.plan(epoch))
         g = generator(self.config.seed, "crops and corruption", k)
         tokens = encode([_random_crop(self.sequences[i], self.config.max_residues, g) for i in self.latest[1][b]])
-        chosen = choose(tokens, g, self.config.mask_fraction)
-        return _mlm_batch(tokens, corrupt(tokens, chosen, g), chosen)
+        chosen = choose(tokens, g, self.config.mask_fraction, self.config.mask_span)
+        shares = self.config.mask_token_share, self.config.mask_random_share
+        return _mlm_batch(tokens, corrupt(tokens, chosen, g, shares=shares), chosen)
 
 # %% ../../nbs/models/25_pretrain.ipynb #81610437
 def _nearly(n):

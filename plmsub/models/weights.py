@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from esm.model.esm1 import ProteinBertModel
 from esm.model.esm2 import ESM2
+from esm.pretrained import load_model_and_alphabet_core
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -44,7 +45,15 @@ from plmsub.esm import (
     rotary_frequencies,
 )
 from ..io.data import fetch, local, read_manifest
-from .hosted import LAYERS, HostedPlm, carp_family, check_known, moved_module, transformers_family
+from plmsub.models.hosted import (
+    LAYERS,
+    HostedPlm,
+    carp_family,
+    check_known,
+    esm1_family,
+    moved_module,
+    transformers_family,
+)
 from ..plm import EsmPlm, Plm, check_count, check_finite, check_weights
 
 # %% ../../nbs/models/24_weights.ipynb #52cb57a5
@@ -611,6 +620,27 @@ def _carp_module(data, path):  # data: what the file holds
     except (KeyError, TypeError, RuntimeError) as e:
         raise ModelError("not a CARP", file=path, text=str(e).split("\n")[0]) from None
 
+# %% ../../nbs/models/24_weights.ipynb #c7d9f970
+def _is_esm1(data):
+    "Is this an ESM-1 of fair-esm?"
+    return isinstance(data, dict) and getattr(data.get("args"), "arch", None) == "protein_bert_base"
+
+
+def _esm1_module(data, file, contacts):  # data: what the file holds; contacts: file of its contact head, or None
+    "ESM-1 as fair-esm makes it"
+    head = load_pickle(contacts) if contacts else None
+    try:
+        check_finite({n: w for n, w in data["model"].items() if not n.endswith("_float_tensor")}, file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a contact head that is not there
+            module, _ = load_model_and_alphabet_core("esm1", data, head)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as e:
+        raise ModelError("not an ESM-1", file=file, text=str(e).split("\n")[-1].strip(), do=_AGAIN) from None
+    if head is None:
+        for w in module.contact_head.parameters():
+            w.data.fill_(torch.nan)
+    return module
+
 # %% ../../nbs/models/24_weights.ipynb #0e60c12a
 _NAMES = "Give a name such as 'toy', a path, a module of fair-esm or transformers, or a Plm"
 
@@ -622,6 +652,8 @@ def _state_of(module):
 
 def _of_fairesm(module, name):
     "A model from fair-esm's module"
+    if getattr(module, "model_version", None) == "ESM-1":
+        return HostedPlm(deepcopy(module), esm1_family(module), name)
     if isinstance(module, ESM2):
         shape = PlmConfig(module.num_layers, module.embed_dim, module.attention_heads, bool(module.token_dropout))
     else:
@@ -671,7 +703,7 @@ SHIPPED_MODELS = ("toy", "mini")  # safetensors in the package
 
 def released_models() -> list[str]:  # names, as fair-esm has them
     "The models that are found, or fetched, by name"
-    return [n for n in read_manifest() if n.startswith(("esm1b_", "esm1v_", "esm2_")) and not n.endswith(HEAD)]
+    return [n for n in read_manifest() if n.startswith(("esm1_", "esm1b_", "esm1v_", "esm2_")) and not n.endswith(HEAD)]
 
 # %% ../../nbs/models/24_weights.ipynb #3c7c211e
 def _fetch_model(name):
@@ -752,6 +784,9 @@ def _read_file(file, name):
         data = load_pickle(file)
         if _is_carp(data):
             return HostedPlm(module := _carp_module(data, file), carp_family(module), file.stem)
+        if _is_esm1(data):
+            head = contact_file(file) if contact_file(file).is_file() else _find_contacts(name, file)
+            return HostedPlm(module := _esm1_module(data, file, head), esm1_family(module), file.stem)
         return read_fairesm(file, _find_contacts(name, file))
     if file.suffix == ".safetensors":
         return read_plm(file)
