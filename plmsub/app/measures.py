@@ -36,7 +36,7 @@ from ..base.files import id_of_file, write_table, writing
 # %% ../../nbs/app/78_measures.ipynb #c45dbb33
 from ..comparison import compare, readable
 from ..evaluation import models_of
-from ..io.alignments import Alignment, Covariation, Joined, Profiles, read_alignments
+from ..io.alignments import Alignment, Covariation, Joined, Profiles, read_alignment, read_alignments
 from ..io.headers import read_proteins
 from ..io.structures import read_chain
 from ..io.variants import read_variants
@@ -51,7 +51,6 @@ from plmsub.tasks.homology import (
     neighbor_purity,
     ortholog_translation,
     orthologs_of,
-    read_alignment,
     remote_homology,
 )
 from ..tasks.properties import lasso_proteins

@@ -24,7 +24,7 @@ from ..base.files import progress
 from ..base.seeds import numpy_rng
 from ..io.alignments import width
 from ..models.embed import mean_embeddings, residue_states
-from ..proteins import AMINO_ACIDS, OTHER_RESIDUES, Protein, node, under
+from ..proteins import Protein, node, under
 from ..splits import reciprocal_best_hits
 from ..tables import Models, model_draws, models_by_name, proteins_to_score, tidy
 
