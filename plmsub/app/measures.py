@@ -345,7 +345,7 @@ def _orthologs(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
     moved = ortholog_translation(models, proteins, group="group", axes=("species",), **given)
     return pd.concat([rows, moved.assign(task=rows.task[0])], ignore_index=True)
 
-
+# %% ../../nbs/app/78_measures.ipynb #fda82c81
 PROTEIN_TASKS: dict[str, Callable] = {  # functions of models, split and flags
     "secondary": _secondary,
     "homology": lambda m, p, f: remote_homology(m, p.test, layer=f.layer),
