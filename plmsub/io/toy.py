@@ -380,7 +380,7 @@ _GROUPS = ("archaea", "positive", "positive", "negative", "negative", "negative"
 class ToyProtein:
     "A generated protein that goes somewhere in the cell"
 
-    id: str
+    id: str  # such as 'toy0P001'
     location: str  # see `TOY_PLACES`
     group: str  # of organisms
     fold: int  # 0 to 4; no family is in two

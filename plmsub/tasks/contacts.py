@@ -261,7 +261,7 @@ class ContactNetwork:
     layer: int | None  # of the model it was fitted on; `None`: the last
     scale: Scale  # of the training residues
     spread: Tensor  # (C,) standard deviation of each number of a pair
-    net: PairNet
+    net: PairNet  # with the weights that were best on valid
     history: pd.DataFrame  # epoch, train, valid (losses)
 
     @torch.no_grad()

@@ -261,7 +261,7 @@ class SecondaryNetwork:
     hidden: bool  # were the residues hidden from the model?
     states: tuple[int, ...]  # what it reads at once: 8 and 3, or one of them
     scale: Scale  # of the training residues
-    net: SequenceNet
+    net: SequenceNet  # with the weights that were best on valid
     history: pd.DataFrame  # epoch, train, valid (losses)
 
     @torch.no_grad()
