@@ -369,7 +369,9 @@ def test_folds_that_cannot_be():
 
 def scored(**columns):
     "A table of predictions, as far as scores need it"
-    table = pd.DataFrame(dict(model="m", seed=np.nan, draw=0, group="", fold=0) | columns).rename_axis("id").reset_index()
+    table = (
+        pd.DataFrame(dict(model="m", seed=np.nan, draw=0, group="", fold=0) | columns).rename_axis("id").reset_index()
+    )
     right = table.truth == table.predicted
     return table.assign(value=right * 1.0 if right.any() else (table.truth - table.predicted) ** 2)
 
