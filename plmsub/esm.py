@@ -154,9 +154,10 @@ def _norm(weights, name, x):
 
 
 def _linear(weights, name, x):
-    "The dense layer called `name`, computed in the precision of its matrix"
+    "The dense layer called `name`; one that was rounded to bf16 is computed in bf16"
     matrix = weights[name]
-    return F.linear(x.to(matrix.dtype), matrix, weights[name + ".bias"])
+    x = x.bfloat16() if matrix.dtype == torch.bfloat16 else x
+    return F.linear(x, matrix, weights[name + ".bias"])
 
 # %% ../nbs/21_esm.ipynb #6277d34f
 def first_state(
@@ -228,8 +229,8 @@ def feed_forward(weights: Mapping[str, Tensor], layer: str, x: Tensor) -> Tensor
 def _layer(weights, layer, x, tables, padding, n_heads):
     "One layer; `layer` is e.g. 'layer.0.'"
     y = _norm(weights, layer + "attention.norm", x)
-    x = x + attention(weights, layer + "attention.", y, tables, padding, n_heads).to(x.dtype)
-    return x + feed_forward(weights, layer + "ffn.", _norm(weights, layer + "ffn.norm", x)).to(x.dtype)
+    x = x + attention(weights, layer + "attention.", y, tables, padding, n_heads)
+    return x + feed_forward(weights, layer + "ffn.", _norm(weights, layer + "ffn.norm", x))
 
 # %% ../nbs/21_esm.ipynb #62ed22b9
 def _padding_row(tokens, dtype):
