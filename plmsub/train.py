@@ -4,18 +4,16 @@
 
 # %% auto #0
 __all__ = ['READINGS', 'WARM_UP', 'LOG_SECONDS', 'TrainConfig', 'temperature_at', 'read_mask', 'subnetwork_logits', 'run_step',
-           'sample_proteins', 'Validation', 'rank', 'process_device', 'is_first_process', 'processes', 'State',
-           'new_state', 'train_step', 'validate', 'save_state', 'load_state', 'training_batches', 'Training',
-           'describe', 'Run', 'run_settings', 'load_run', 'fit']
+           'sample_proteins', 'Validation', 'rank', 'State', 'new_state', 'train_step', 'validate', 'save_state',
+           'load_state', 'training_batches', 'Training', 'describe', 'Run', 'run_settings', 'load_run', 'fit']
 
 # %% ../nbs/42_train.ipynb #99b2a2fa
 import json
 import math
-import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -51,6 +49,7 @@ from .losses import LogitRequest, Objective, logit_requests, masked_nll, objecti
 from .masks import ATTENTION, GRANULARITIES, HardMask, WeightMask, keep_probability, parse_layers, select_weights
 from .models.weights import load_plm
 from .plm import Plm
+from .processes import processes, wait_for_all
 from .proteins import Protein, fingerprint
 from .schedules import cosine, hold_then_ramp, one_cycle
 from .splits import PARTS, Split, check_split, leakage
@@ -247,59 +246,6 @@ def rank(
     within = scores["valid_D"] <= max_damage
     return (within, scores["valid_S"] if within else -scores["valid_D"])
 
-# %% ../nbs/42_train.ipynb #f00bdcb6
-def process_device(
-    device: str,  # cpu, cuda or mps
-) -> str:  # with torchrun each process gets a GPU of its own
-    "The device of this process"
-    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
-
-
-def is_first_process() -> bool:
-    "Is this the process that writes and prints?"
-    return os.environ.get("RANK", "0") == "0"
-
-
-@contextmanager
-def processes(device: torch.device) -> Iterator[tuple[int, int]]:  # number of this process, how many there are
-    "The processes that `torchrun` has started; alone without it"
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield 0, 1
-        return
-    import torch.distributed as dist
-
-    starts = not dist.is_initialized()
-    if starts:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield dist.get_rank(), dist.get_world_size()
-    finally:
-        if starts:
-            dist.destroy_process_group()
-
-# %% ../nbs/42_train.ipynb #9c5bbb54
-def _wait_for_all(n: int) -> None:
-    "Until all processes have come here"
-    if n > 1:
-        import torch.distributed as dist
-
-        dist.barrier()
-
-
-def _sum_over_processes(
-    mask: WeightMask, terms: dict[str, Tensor], stop: bool, n: int
-) -> tuple[dict[str, Tensor], bool]:
-    "Gradient and terms of all shares, and whether any process was asked to stop, in one exchange"
-    if n == 1 or mask.logits.grad is None:
-        return terms, stop
-    import torch.distributed as dist
-
-    stops = torch.tensor(float(stop), device=mask.logits.device)
-    flat = torch.cat([mask.logits.grad, torch.stack([*terms.values(), stops])])
-    dist.all_reduce(flat)
-    mask.logits.grad, rest = flat[: mask.logits.numel()], flat[mask.logits.numel() :]
-    return dict(zip(terms, rest)), bool(rest[-1])
-
 # %% ../nbs/42_train.ipynb #1e2f438a
 @dataclass
 class State:
@@ -323,6 +269,21 @@ def new_state(
     mask = WeightMask(shapes, plm.n_heads, config.granularity, config.keep, plm.device)
     optimizer = torch.optim.AdamW([mask.logits], lr=config.learning_rate, eps=1e-6, weight_decay=0, fused=True)
     return State(mask, optimizer, f"{seed_of(json.dumps(identity, sort_keys=True)):016x}")
+
+# %% ../nbs/42_train.ipynb #9c5bbb54
+def _sum_over_processes(
+    mask: WeightMask, terms: dict[str, Tensor], stop: bool, n: int
+) -> tuple[dict[str, Tensor], bool]:
+    "Gradient and terms of all shares, and whether any process was asked to stop, in one exchange"
+    if n == 1 or mask.logits.grad is None:
+        return terms, stop
+    import torch.distributed as dist
+
+    stops = torch.tensor(float(stop), device=mask.logits.device)
+    flat = torch.cat([mask.logits.grad, torch.stack([*terms.values(), stops])])
+    dist.all_reduce(flat)
+    mask.logits.grad, rest = flat[: mask.logits.numel()], flat[mask.logits.numel() :]
+    return dict(zip(terms, rest)), bool(rest[-1])
 
 # %% ../nbs/42_train.ipynb #96bcd4fe
 def train_step(
@@ -645,13 +606,13 @@ def _go_on(run: Training, state: State) -> None:
     "From the last checkpoint to the finished mask"
     k, n = run.share
     resume(run.folder, lambda path: load_state(state, path))
-    _wait_for_all(n)
+    wait_for_all(n)
     if k == 0:
         cut_log(run.folder, state.step)
     _train(run, state)
     if k == 0:
         _finish(run, state)
-    _wait_for_all(n)
+    wait_for_all(n)
 
 # %% ../nbs/42_train.ipynb #7a5dbdd0
 def fit(
@@ -685,7 +646,7 @@ def fit(
                 claim_folder(folder, identity, plm.device, command=command)
                 _report_leakage(parts, folder, mmseqs)
                 parts.save(folder / "split.json")
-            _wait_for_all(n)
+            wait_for_all(n)
             if run is not None:
                 _go_on(run, state)
         return load_run(folder, plm)

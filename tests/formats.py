@@ -37,6 +37,7 @@ from plmsub.io.dssp import read_dssp, read_dssp_table
 from plmsub.io.fasta import read_fasta
 from plmsub.io.headers import read_proteins
 from plmsub.io.labels import _IDS, _LABELS, read_labels, read_residue_labels
+from plmsub.io.split_files import read_split, split_from_lists
 from plmsub.io.structures import Chain, ideal_backbone, pdb_text, read_chain
 from plmsub.io.toy import clf_text, fasta_text, toy_domains
 from plmsub.io.variants import read_assays, read_variants
@@ -45,7 +46,7 @@ from plmsub.models.export import export_transformers
 from plmsub.models.pretrain import PretrainConfig, Trainee, load_checkpoint, pretrain
 from plmsub.models.weights import FORMAT, read_fairesm, read_plm, read_transformers, save_fairesm, save_plm
 from plmsub.plm import tiny_esm2
-from plmsub.splits import PARTS, read_split, split, split_from_lists
+from plmsub.splits import PARTS, split
 from plmsub.subnetwork import MASK_FORMAT, load_mask, save_mask
 from plmsub.teacher import Teacher, teacher_logits
 from plmsub.train import TrainConfig, describe, fit, load_run, load_state, new_state

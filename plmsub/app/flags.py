@@ -24,10 +24,11 @@ from ..io.cath import read_domains, read_dssp_fasta
 from ..io.dssp import read_dssp_table, with_dssp
 from ..io.headers import read_proteins
 from ..io.labels import SEPARATORS, read_labels
+from ..io.split_files import given_split, read_split
 from ..models.weights import load_plm
 from ..plm import Plm
 from ..proteins import LEVELS, STATES, Protein, fingerprint, node, of_length, states_of
-from ..splits import PARTS, Split, given_split, read_split
+from ..splits import PARTS, Split
 from ..train import Run, load_run, sample_proteins
 
 # %% ../../nbs/app/73_flags.ipynb #a0820681

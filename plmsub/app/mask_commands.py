@@ -105,10 +105,11 @@ from plmsub.paper.trainer import (
     without_effect,
 )
 from ..plm import EsmPlm, Plm
+from ..processes import is_first_process, process_device
 from ..proteins import Protein
 from ..splits import PARTS, Split, leakage, leakage_line
 from ..subnetwork import Subnetwork, load_mask
-from ..train import Run, State, TrainConfig, fit, is_first_process, process_device, training_batches
+from ..train import Run, State, TrainConfig, fit, training_batches
 
 # %% ../../nbs/app/76_mask_commands.ipynb #4800d503
 TRAINING = {

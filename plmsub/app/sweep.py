@@ -34,13 +34,14 @@ from ..base.runs import Busy, Stopped, claim_folder, locked
 from ..base.seeds import numpy_rng, seed_of
 from ..base.settings import check_fields, one_of
 from ..categories import Category, as_category
+from ..io.split_files import given_split
 from ..masks import parse_layers
 from ..models.weights import load_plm
 from ..paper.original import RELEASED, TEMPERATURE_EPOCHS, released_config
 from ..paper.released import paper_runs
 from ..plm import Plm
 from ..proteins import Protein, fingerprint
-from ..splits import PARTS, Split, given_split
+from ..splits import PARTS, Split
 from ..train import Run, State, TrainConfig, describe, fit, training_batches
 
 # %% ../../nbs/app/71_sweep.ipynb #5ffe7096
