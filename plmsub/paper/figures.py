@@ -216,7 +216,7 @@ def _examples(tables: Tables) -> dict[str, dict[str, Chain]]:
     "Domain id -> three chains, checked"
     examples = tables.get("examples")
     if not examples:
-        missing = tables.get("absent", {}).get("examples", "")
+        missing = tables.get("absent", {}).get("examples")
         do = "Give domain id -> chains: native, ESM-2, subnetwork"
         raise Lacking("there are no examples", text=missing, do=do)
     for id, chains in examples.items():

@@ -41,7 +41,7 @@ def needed_table(
 ) -> pd.DataFrame:  # as it is; raises `Lacking` if there is none, `DataError` without a column
     "One of the tables, with the columns that are needed of it"
     if tables.get(name) is None:
-        missing = tables.get("absent", {}).get(name, "")
+        missing = tables.get("absent", {}).get(name)
         raise Lacking(f"there is no table {name}", text=missing, do=f"It has the columns {', '.join(columns)}")
     require_columns(tables[name], columns, f"a folder of results, as the table {name}")
     return tables[name]
