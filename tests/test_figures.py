@@ -21,25 +21,18 @@ import matplotlib.pyplot as plt
 from plmsub.base.errors import DataError
 from plmsub.paper.figures import (
     METRICS,
-    RUN_LEVELS,
-    STATE_CLASS,
     all_figures,
-    figure1,
-    figure2b,
-    figure2c,
     figure3b,
     figure3c,
     figure3de,
     figure3fg,
-    table1,
-    table2b,
-    table2c,
     table3b,
     table3c,
     table3de,
     table3fg,
 )
-from plmsub.paper.results import made_up_tables
+from plmsub.paper.panels import RUN_LEVELS, figure1, figure2b, figure2c, table1, table2b, table2c
+from plmsub.paper.results import STATE_CLASS, made_up_tables
 
 BASELINES = Path(__file__).parent / "baseline_images"
 TOLERANCE = (

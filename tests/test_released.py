@@ -21,8 +21,9 @@ from plmsub.app.sweep import Job
 from plmsub.base.errors import ConfigError, DataError, ModelError, PlmsubError
 from plmsub.categories import cath_category
 from plmsub.io.cath import read_clf, read_domains
-from plmsub.paper.figures import table2b, table2c, table3b, table3c
+from plmsub.paper.figures import table3b, table3c
 from plmsub.paper.original import RELEASED, released_config
+from plmsub.paper.panels import table2b, table2c
 from plmsub.paper.released import (
     read_checkpoint,
     read_perplexity,
