@@ -26,20 +26,18 @@ from transfer import located
 
 from plmsub.base.files import shared_dir, whole_file, write_json
 from plmsub.base.runs import provenance
+from plmsub.io.localization import location_counts
 from plmsub.models.embed import OneHot
 from plmsub.models.weights import load_plm
-from plmsub.tasks.transfer import (
+from plmsub.tasks.fine_tuning import (
     TuneConfig,
     fine_tune,
-    label_prediction,
-    location_counts,
-    permuted,
     residue_weights,
     trained_weights,
     training_memory,
-    transfer_scores,
     truncation,
 )
+from plmsub.tasks.transfer import label_prediction, permuted, transfer_scores
 
 HEAD = TuneConfig("head", epochs=300, patience=10)
 ATTENTION = replace(HEAD, pooling="attention", epochs=40, patience=5)

@@ -25,11 +25,12 @@ from plmsub.io.cath import read_domains
 from plmsub.models.weights import load_plm
 from plmsub.splits import split
 from plmsub.tasks.contacts import contact_precision
+from plmsub.tasks.fine_tuning import TuneConfig
 from plmsub.tasks.homology import remote_homology
 from plmsub.tasks.language_model import mlm_perplexity
 from plmsub.tasks.properties import lasso_proteins, protein_targets
 from plmsub.tasks.secondary import cross_validate, secondary_structure
-from plmsub.tasks.transfer import TuneConfig, label_prediction
+from plmsub.tasks.transfer import label_prediction
 from plmsub.tasks.variants import METHODS, rank_correlation, zero_shot
 from plmsub.train import TrainConfig, fit, load_run
 

@@ -22,19 +22,14 @@ from sklearn.preprocessing import StandardScaler
 from plmsub.base.files import shared_dir, whole_file, write_json
 from plmsub.base.runs import provenance
 from plmsub.controls import random_mask
+from plmsub.io.localization import read_localization, with_clusters
 from plmsub.models.weights import load_plm
 from plmsub.proteins import AMINO_ACIDS
 from plmsub.splits import deal
 from plmsub.subnetwork import Subnetwork
 from plmsub.tables import tidy
-from plmsub.tasks.transfer import (
-    TuneConfig,
-    label_prediction,
-    read_localization,
-    shorten,
-    transfer_scores,
-    with_clusters,
-)
+from plmsub.tasks.fine_tuning import TuneConfig, shorten
+from plmsub.tasks.transfer import label_prediction, transfer_scores
 
 STRENGTHS = 10.0 ** np.arange(-3, 3)  # of the penalty's inverse
 

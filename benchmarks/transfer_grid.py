@@ -30,8 +30,8 @@ from plmsub.models.embed import OneHot, _states, compress
 from plmsub.models.weights import load_plm
 from plmsub.proteins import Protein, node
 from plmsub.splits import deal
+from plmsub.tasks.fine_tuning import TuneConfig, fine_tune
 from plmsub.tasks.properties import lasso_fit, number_intervals, protein_targets
-from plmsub.tasks.transfer import TuneConfig, fine_tune
 
 SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)  # of the training part
 COMPRESSIONS = ("mean", "max", "bos", "idct 5x44", "pca 1", "rbf 1")

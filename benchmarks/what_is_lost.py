@@ -22,11 +22,12 @@ from plmsub.models.weights import load_plm
 from plmsub.proteins import Domain
 from plmsub.splits import folds, leakage
 from plmsub.tasks.contacts import contact_precision
+from plmsub.tasks.fine_tuning import TuneConfig
 from plmsub.tasks.homology import remote_homology
 from plmsub.tasks.properties import lasso_proteins, protein_targets
 from plmsub.tasks.secondary import cross_validate, probe_baselines, secondary_structure
 from plmsub.tasks.structure import contact_map
-from plmsub.tasks.transfer import TuneConfig, label_prediction
+from plmsub.tasks.transfer import label_prediction
 from plmsub.tasks.variants import METHODS, rank_correlation, zero_shot
 from plmsub.train import load_run
 

@@ -34,10 +34,12 @@ from nbdev.config import get_config
 from nbdev.test import test_nb
 
 ROOT = Path(__file__).resolve().parent.parent
+# Tests of a module, beside `numbers` and those named like it
 TESTS = dict(intervals="statistics", comparison="statistics", splits="leakage", subnetwork="runs", plm="models")
-TESTS |= dict(esm="models", original="released", dssp="inputs")  # beside `numbers`, and those named like the module
+TESTS |= dict(esm="models", original="released", dssp="inputs", localization="transfer", fine_tuning="transfer")
 MODULES = """masks losses teacher train subnetwork controls anatomy tasks.language_model comparison base.intervals
-    splits tasks.structure io.dssp tasks.secondary tasks.contacts tasks.homology tasks.variants tasks.transfer
+    splits tasks.structure io.dssp io.localization tasks.fine_tuning tasks.secondary tasks.contacts tasks.homology
+    tasks.variants tasks.transfer
     paper.released paper.original models.embed batches plm esm schedules tables evaluation tasks.properties""".split()
 MIRROR = "moving * [1, 1, np.sign(np.linalg.det((fixed - fixed.mean(0)).T @ (moving - moving.mean(0))))]"
 NAMED = [  # module, old, new, what it breaks

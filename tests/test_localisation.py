@@ -13,28 +13,24 @@ from plmsub.app.measures import plmsub_probe
 from plmsub.base.errors import ConfigError
 from plmsub.base.seeds import numpy_rng
 from plmsub.batches import encode
+from plmsub.io.localization import location_counts, read_localization
 from plmsub.io.toy import TOY_PLACES, localization_text, toy_families, toy_locations
 from plmsub.models.embed import OneHot
 from plmsub.plm import EsmPlm, tiny_esm2
 from plmsub.proteins import AMINO_ACIDS, Protein
-from plmsub.tasks.transfer import (
+from plmsub.tasks.fine_tuning import (
     TuneConfig,
     fine_tune,
-    label_prediction,
-    location_counts,
     module_states,
-    permuted,
     plot_residue_weights,
-    read_localization,
     residue_weights,
-    scores_by_group,
     shorten,
     trained_weights,
     training_memory,
-    transfer_scores,
     truncation,
     tunable_module,
 )
+from plmsub.tasks.transfer import label_prediction, permuted, scores_by_group, transfer_scores
 
 
 @pytest.fixture(scope="module")

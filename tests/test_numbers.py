@@ -32,12 +32,12 @@ from plmsub.splits import Split, leakage, split
 from plmsub.subnetwork import _is_shape
 from plmsub.tables import pooled, tidy
 from plmsub.tasks.contacts import ContactProbe
+from plmsub.tasks.fine_tuning import _batches
 from plmsub.tasks.homology import auc, search, similarity_blocks
 from plmsub.tasks.language_model import mlm_perplexity, per_protein, perplexity
 from plmsub.tasks.properties import lasso, lasso_proteins
 from plmsub.tasks.secondary import Scale
 from plmsub.tasks.structure import rmsd, superposed
-from plmsub.tasks.transfer import _batches
 from plmsub.tasks.variants import _scaled
 from plmsub.teacher import Teacher, request_key
 from plmsub.train import TrainConfig, fit, new_state, run_step, temperature_at, training_batches

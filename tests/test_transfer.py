@@ -13,6 +13,7 @@ from plmsub.base.seeds import generator, numpy_rng
 from plmsub.batches import encode
 from plmsub.comparison import compare
 from plmsub.io.cath import read_domains
+from plmsub.io.localization import read_localization, with_clusters
 from plmsub.masks import HardMask
 from plmsub.models.embed import OneHot, mean_embeddings
 from plmsub.plm import tiny_esm1, tiny_esm2
@@ -21,18 +22,8 @@ from plmsub.splits import deal
 from plmsub.subnetwork import Subnetwork
 from plmsub.tables import COLUMNS
 from plmsub.tasks.contacts import contact_precision
-from plmsub.tasks.transfer import (
-    TuneConfig,
-    fine_tune,
-    label_prediction,
-    masked_parameters,
-    module_states,
-    read_localization,
-    shorten,
-    transfer_scores,
-    tunable_module,
-    with_clusters,
-)
+from plmsub.tasks.fine_tuning import TuneConfig, fine_tune, masked_parameters, module_states, shorten, tunable_module
+from plmsub.tasks.transfer import label_prediction, transfer_scores
 
 SHORT = TuneConfig(epochs=2, patience=2, batch=4)
 

@@ -38,6 +38,7 @@ from ..comparison import compare, readable
 from ..evaluation import models_of
 from ..io.alignments import Alignment, Covariation, Joined, Profiles, read_alignment, read_alignments
 from ..io.headers import read_proteins
+from ..io.localization import location_counts, read_localization, with_clusters
 from ..io.structures import read_chain
 from ..io.variants import read_variants
 from ..models.embed import OneHot, embed_proteins
@@ -45,6 +46,15 @@ from ..proteins import Protein
 from ..splits import split
 from ..subnetwork import Subnetwork
 from ..tasks.contacts import contact_precision
+from plmsub.tasks.fine_tuning import (
+    TuneConfig,
+    fine_tune,
+    plot_residue_weights,
+    residue_weights,
+    trained_weights,
+    training_memory,
+    truncation,
+)
 from ..tasks.folding import fold, fold_beside, load_folding
 from plmsub.tasks.homology import (
     aligned_pairs,
@@ -56,21 +66,7 @@ from plmsub.tasks.homology import (
 from ..tasks.properties import lasso_proteins
 from ..tasks.secondary import cross_validate, secondary_structure
 from ..tasks.structure import contact_map, score_folder, score_pair, structure_files
-from plmsub.tasks.transfer import (
-    TuneConfig,
-    fine_tune,
-    label_prediction,
-    location_counts,
-    permuted,
-    plot_residue_weights,
-    read_localization,
-    residue_weights,
-    trained_weights,
-    training_memory,
-    transfer_scores,
-    truncation,
-    with_clusters,
-)
+from ..tasks.transfer import label_prediction, permuted, transfer_scores
 from ..tasks.variants import rank_correlation, zero_shot
 
 # %% ../../nbs/app/78_measures.ipynb #0b49e970

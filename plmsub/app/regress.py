@@ -20,8 +20,9 @@ from ..io.headers import read_proteins
 from ..io.labels import read_numbers
 from ..models.embed import Embeddings, compress_saved, read_vectors
 from ..subnetwork import Subnetwork
+from ..tasks.fine_tuning import TuneConfig
 from ..tasks.properties import Regression, lasso_table, regression
-from ..tasks.transfer import TuneConfig, label_prediction
+from ..tasks.transfer import label_prediction
 
 # %% ../../nbs/app/79_regress.ipynb #832d511e
 @command(
