@@ -48,7 +48,9 @@ def _as_text(table: pd.DataFrame, digits: int | Mapping[str, int]) -> pd.DataFra
     return pd.DataFrame(text)
 
 # %% ../../nbs/base/28_show.ipynb #0acedac4
-_NUMBER = re.compile(r"([−-]?[\d,]*\.?\d+(e[−-]?\d+)?%?( \[.*\])?( \(n=[\d,]+\))?)?")  # a cell that is set to the right
+_NUMBER = re.compile(
+    r"([+−-]?[\d,]*\.?\d+(e[−-]?\d+)?%?( \[.*\])?( \(n=[\d,]+\))?)?"
+)  # a cell that is set to the right
 SORTABLE = 15  # rows; a longer table is sorted by a click on a head, on the site
 
 
