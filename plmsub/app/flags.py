@@ -198,7 +198,7 @@ class ModelFlags:
 
     plm: str = "toy"  # toy, mini, a name such as esm2_t6_8M_UR50D, a .pt or .safetensors file, or a transformers folder
     device: str = "cpu"  # cpu, cuda or mps
-    mixed: bool = False  # multiply matrices in bf16: faster on CPUs with AVX512-BF16 or AMX; rounds more
+    mixed: bool = False  # multiply matrices in bf16: faster on CPUs with AVX512-BF16; rounds more
 
     def __post_init__(self):
         check_fields(self)

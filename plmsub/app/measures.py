@@ -386,7 +386,9 @@ def _shown(task: str, rows: pd.DataFrame, category: Any) -> pd.DataFrame:
             print(f"{readable(compare(own)).to_string()}\n")
         return _location_table(rows)
     sides = category if task in ("secondary", "homology") else None
-    return readable(compare(rows, sides, subnetwork="subnetwork" if "subnetwork" in set(rows.model) else None))
+    compared = compare(rows, sides, subnetwork="subnetwork" if "subnetwork" in set(rows.model) else None)
+    alone = set(rows.model) == {"full"}  # then there is no other model to compare it with
+    return readable(compared.drop(columns=[c for c in ("S", "D") if c in compared] if alone else []))
 
 # %% ../../nbs/app/78_measures.ipynb #d7f665d9
 @command(
