@@ -46,9 +46,9 @@ def tasks(state="R"):
 
 
 def preempt(chance, flags):
-    "A job of the higher partition takes the whole machine for a moment"
+    "A job of the higher partition takes the whole machine for a moment; for a minute, if the controller is killed when it ends"
     if tasks():
-        said("sbatch", "-p", "high", "-n", "2", "-o", "/dev/null", "--wrap", "sleep 2")
+        said("sbatch", "-p", "high", "-n", "2", "-t", "1", "-o", "/dev/null", "--wrap", "sleep 2")
         return True
 
 
