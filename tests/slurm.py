@@ -14,7 +14,7 @@ from pathlib import Path
 
 from plmsub.subnetwork import load_mask
 
-SETTINGS = dict(steps=90, valid_every=30, valid_proteins=16, checkpoint_every=3, batch_size=8, suppressed=2)
+SETTINGS = dict(steps=150, valid_every=30, valid_proteins=16, checkpoint_every=3, batch_size=8, suppressed=2)
 SETTINGS |= dict(keep=0.55, learning_rate=0.5, max_damage=10, corruptions=2)
 SCORING = ["--proteins", "20", "--draws", "1"]
 TASKS = 2
