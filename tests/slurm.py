@@ -84,6 +84,17 @@ def no_controller(chance, flags):
     return True
 
 
+def mend():
+    "What an operator does where Slurm, whose controller was killed while a job started, has drained the node or held the job"
+    host, state = said("sinfo", "-h", "-p", "low", "-o", "%n %T", check=False).split() or ("", "")
+    if "drain" in state:
+        said("scontrol", "update", f"nodename={host}", "state=resume", check=False)
+    for line in said("squeue", "-h", "-r", "-t", "PD", "-o", "%i %r", check=False).splitlines():
+        if "held" in line:
+            said("scontrol", "release", line.split()[0], check=False)
+            print(f"released: {line}", flush=True)
+
+
 DISTURBANCES = (preempt, requeue, cancel, node_down, no_controller)
 
 
@@ -99,6 +110,7 @@ def disturbed(flags):
             sweep(*again, "--out", "disturbed", "--slurm", str(TASKS))
             again, submitted = [], submitted + 1
         time.sleep(chance.uniform(*flags.pause))
+        mend()
         if met.total() < flags.disturbances:
             pool = pool or chance.sample(DISTURBANCES, len(DISTURBANCES))  # each kind as often
             if pool[-1](chance, flags):
