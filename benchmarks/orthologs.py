@@ -3,8 +3,8 @@
     python benchmarks/orthologs.py ../shared/data    # about 5 minutes on two cores; needs MMseqs2
 
 Pairs are reciprocal best hits of the two reference proteomes (`reciprocal_best_hits`), of proteins of 50 to 600 residues: no database of orthologs says so.
-Compared are `mini`, the same model with random weights, and amino-acid composition. Rows go to nbs/results/orthologs.csv: purity of the nearest neighbor by
-group and by species, beside shuffled labels."""
+Compared are `mini`, the same model with random weights (three draws), and amino-acid composition. Rows go to nbs/results/orthologs.csv: purity of the nearest
+neighbor by group and by species, beside shuffled labels; and whether the mean step from one species to the other leads to the partner."""
 
 import argparse
 from pathlib import Path
@@ -18,10 +18,10 @@ from plmsub.base.seeds import numpy_rng
 from plmsub.io.headers import read_proteins
 from plmsub.models.embed import OneHot
 from plmsub.models.weights import load_plm
-from plmsub.tasks.homology import neighbor_purity, orthologs_of
+from plmsub.tasks.homology import neighbor_purity, ortholog_translation, orthologs_of
 
 SPECIES = {"E. coli": "UP000000625_83333.fasta", "yeast": "UP000002311_559292.fasta"}
-PAIRS, SEED, R, OUT = 250, 0, 5_000, Path("nbs/results")
+PAIRS, SEED, DRAWS, R, OUT = 250, 0, 3, 5_000, Path("nbs/results")
 
 
 def proteome(data, name):
@@ -50,14 +50,18 @@ def main(data):
     kept = {groups[k] for k in numpy_rng(SEED, "drawn pairs").permutation(len(groups))[:PAIRS]}
     proteins = [p for p in proteins if p.labels["group"] in kept]
     plm = load_plm("mini")
-    models = {"mini": plm, "random weights": plm.untrained(SEED), "amino acids": OneHot()}
-    group_of = {p.id: p.labels["group"] for p in proteins}
-    rows = [neighbor_purity(models, proteins, seed=SEED, metric=m).assign(task=m) for m in ("cosine", "l2")]
+    models = {"mini": plm, "random weights": [plm.untrained(s) for s in range(DRAWS)], "amino acids": OneHot()}
+    group_of, rows = {p.id: p.labels["group"] for p in proteins}, []
+    for m in ("cosine", "l2"):
+        rows.append(neighbor_purity(models, proteins, seed=SEED, metric=m).assign(task=m))
+        moved = ortholog_translation(models, proteins, axes=("species",), metric=m)
+        rows.append(moved.assign(task=m))
     table = summary(pd.concat(rows), group_of)
     print(table.round(3).to_string(), flush=True)
     with whole_file(OUT / "orthologs.csv") as f:
         table.to_csv(f, index=False, float_format="%.3f")
     about = dict(command="python benchmarks/orthologs.py ../shared/data", seed=SEED, model=plm.fingerprint, resamples=R)
+    about |= dict(random_weights=DRAWS)
     about |= dict(proteins={k: len(v) for k, v in species.items()}, pairs=len(groups), drawn=len(kept))
     write_json(OUT / "orthologs.json", provenance("cpu", **about))
 

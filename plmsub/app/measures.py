@@ -338,7 +338,7 @@ def _orthologs(models: dict, how: ProbeFlags, skip: bool) -> pd.DataFrame:
     proteins = orthologs_of(_read_each(files, lambda _, file: read_proteins(file), skip))
     given: dict[str, Any] = dict(layer=how.layer)
     rows = neighbor_purity(models, proteins, seed=how.seed, **given)
-    moved = ortholog_translation(models, proteins, group="group", axes=("species",), **given)
+    moved = ortholog_translation(models, proteins, axes=("species",), **given)
     return pd.concat([rows, moved.assign(task=rows.task[0])], ignore_index=True)
 
 # %% ../../nbs/app/78_measures.ipynb #fda82c81

@@ -387,7 +387,7 @@ def _stepped(x, table, metric):
 def ortholog_translation(
     models: Models,  # by name, or a single one; see `models_by_name`
     proteins: list[Protein],  # with both labels; at most one of each group and species
-    group: str = "gene",  # label of the group of orthologs
+    group: str = "group",  # label of the group of orthologs
     species: str = "species",  # label of the species
     axes: tuple[str, ...] = ("species", "group"),  # steps to try; those between groups are as many as pairs of groups
     metric: str = "cosine",  # or 'l2'
