@@ -90,7 +90,7 @@ def select_weights(
         if name.startswith(tuple(chosen)) and name.endswith(tuple(f".{p}" for p in projections))
     }
 
-# %% ../nbs/30_masks.ipynb #c6bf75da
+# %% ../nbs/30_masks.ipynb #cd1dba2e
 class HardMask(dict[str, Tensor]):
     "Canonical weight name -> bool tensor (out, in): `True` keeps, `False` removes"
 
@@ -123,7 +123,7 @@ class HardMask(dict[str, Tensor]):
     def __repr__(self):
         return f"HardMask({len(self)} matrices, {100 * self.sparsity:.2f}% of {self.n_weights:,} weights removed)"
 
-
+# %% ../nbs/30_masks.ipynb #c6bf75da
 def _pairs(
     a: HardMask, b: HardMask
 ):  # yields (name, mask, mask); a matrix that only one names was left whole by the other

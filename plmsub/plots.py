@@ -25,7 +25,7 @@ from .comparison import by_model, compare, groups_of
 from .masks import HardMask, in_order
 from .tasks.language_model import METRIC
 
-# %% ../nbs/60_plots.ipynb #c2049be5
+# %% ../nbs/60_plots.ipynb #f087ea8b
 SUPPRESSED, MAINTAINED = "tomato", "royalblue"  # the paper's Figures 3B, 3F and 3G
 STYLE: dict[str, dict[str, Any]] = {
     "suppressed": dict(color=SUPPRESSED, marker="o"),
@@ -55,7 +55,7 @@ def plain_axes(ax: Axes) -> None:
     "Leave the axes without a frame on two sides"
     ax.spines[["top", "right"]].set_visible(False)
 
-
+# %% ../nbs/60_plots.ipynb #c2049be5
 def _legend(ax: Axes) -> None:
     "A legend above the axes, where it hides nothing"
     n = len(ax.get_legend_handles_labels()[1])

@@ -419,7 +419,7 @@ class Training:
     track: Any = None  # see `fit`
     on_validation: Callable[[State], None] | None = None  # see `fit`
 
-# %% ../nbs/42_train.ipynb #e62d5e38
+# %% ../nbs/42_train.ipynb #43d74a5c
 LOG_SECONDS = 20  # between two writings of the log, apart from checkpoints; a watcher sees the first step at once
 
 
@@ -459,7 +459,7 @@ def _log(run: Training, rows: list[dict[str, Any]]) -> None:
     for row in plain if run.track else ():
         run.track.log(row, step=row["step"])
 
-
+# %% ../nbs/42_train.ipynb #e62d5e38
 def _flush(run: Training, state: State, rows: list[dict[str, Any]]) -> None:
     "Append to the log, then write a checkpoint"
     _log(run, rows)

@@ -37,10 +37,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # Tests of a module, beside `numbers` and those named like it
 TESTS = dict(intervals="statistics", comparison="statistics", splits="leakage", subnetwork="runs", plm="models")
 TESTS |= dict(esm="models", original="released", dssp="inputs", localization="transfer", fine_tuning="transfer")
+TESTS |= dict(split_files="sweep", processes="engine")
 MODULES = """masks losses teacher train subnetwork controls anatomy tasks.language_model comparison base.intervals
     splits tasks.structure io.dssp io.localization tasks.fine_tuning tasks.secondary tasks.contacts tasks.homology
     tasks.variants tasks.transfer
-    paper.released paper.original models.embed batches plm esm schedules tables evaluation tasks.properties""".split()
+    paper.released paper.original models.embed batches plm esm schedules tables evaluation tasks.properties
+    processes io.split_files""".split()
 MIRROR = "moving * [1, 1, np.sign(np.linalg.det((fixed - fixed.mean(0)).T @ (moving - moving.mean(0))))]"
 NAMED = [  # module, old, new, what it breaks
     ("splits", "inside and suppressed_by else by", "suppressed_by else by", "maintained proteins leak"),

@@ -596,7 +596,7 @@ def _tell(flags: ReleasedFlags, given: Mapping[str, Any], settings: dict, elsewh
             print(f"--{name} has no effect: {without[name]}")
     return table
 
-# %% ../../nbs/app/76_mask_commands.ipynb #7b75bb4f
+# %% ../../nbs/app/76_mask_commands.ipynb #387e1c32
 def _wandb(
     flags: ReleasedFlags, out: Path, record: dict[str, Any]
 ) -> Any:  # `None` if it was not asked for, or is missing
@@ -605,7 +605,7 @@ def _wandb(
     given = {name: value for name, value in settings.items() if value}
     return tracker("wandb", out, record, **given) if given and find_spec("wandb") and is_first_process() else None
 
-
+# %% ../../nbs/app/76_mask_commands.ipynb #7b75bb4f
 @command(
     "plmsub_released --suppression_mode cath --suppression_level class --suppression_target 1 --max_epochs 20 \\\n"
     "    --mask_init_value 0.96 --learning_rate 1e-1 --device cuda",

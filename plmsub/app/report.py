@@ -70,7 +70,7 @@ class Scoring:
         few = 0 < self.proteins < len(everyone)
         return sample_proteins(everyone, category, self.proteins, self.seed) if few else everyone
 
-# %% ../../nbs/app/74_report.ipynb #64b76554
+# %% ../../nbs/app/74_report.ipynb #d020bb61
 def _identity(run: Run, parts: Split, some: list[Protein], how: Scoring) -> dict[str, Any]:
     "All that an evaluation depends on"
     models = dict(model=run.subnetwork.plm.fingerprint, mask=sha256_file(run.folder / "mask.safetensors"))
@@ -94,7 +94,7 @@ def _keep(place: Path, identity: dict[str, Any], table: pd.DataFrame) -> None:
         write_json(about, identity)
     write_table(table, rows)
 
-
+# %% ../../nbs/app/74_report.ipynb #64b76554
 def score_run(
     run: Run,  # a finished run
     parts: Split,  # its split, with its proteins

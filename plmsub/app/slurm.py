@@ -71,7 +71,7 @@ class SlurmFlags:
         shared = dict(name="plmsub", timeout_min=minutes_of(self.time), cpus_per_task=self.cpus, nodes=self.nodes)
         return shared | {f"slurm_{k}": v for k, v in own.items() if v}
 
-# %% ../../nbs/app/66_slurm.ipynb #2a9f928c
+# %% ../../nbs/app/66_slurm.ipynb #9be3faeb
 STOPPED = (143, -signal.SIGTERM)  # the status of a command that SIGTERM has ended
 ENDED = (0, 3, 4)  # a sweep is through: all done, some failed, some at work elsewhere
 GRACE = 600  # seconds that a stopped task waits for Slurm to end it
@@ -86,7 +86,7 @@ def _is_running() -> bool:
 def _deaf() -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
-
+# %% ../../nbs/app/66_slurm.ipynb #2a9f928c
 class Task:
     "A command as a task of Slurm: it stops in good order when its time is up, and is queued again"
 

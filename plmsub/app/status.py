@@ -62,7 +62,7 @@ def job_name(
     others = [k for k in row if k not in ("category", "kind", "seed") and (k, row[k]) != ("split_seed", "0")]
     return f"{row['category']}{kind}, seed {row['seed']}{''.join(f', {k} {row[k]}' for k in others)}"
 
-# %% ../../nbs/app/67_status.ipynb #ee33d455
+# %% ../../nbs/app/67_status.ipynb #960960ae
 def _number(text: str) -> float | str:
     try:
         return float(text)
@@ -84,7 +84,7 @@ def _worked_on(folder: Path) -> dict[frozenset, str]:  # row -> folder of its ru
             found[_key(job_row(about[-1]))] = file.parent.name
     return found
 
-
+# %% ../../nbs/app/67_status.ipynb #ee33d455
 def sweep_status(
     folder: str | Path,  # of the sweep; needs no model and no proteins
     queue: Mapping[str, str] | None = None,  # from `queue_of`

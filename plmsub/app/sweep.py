@@ -278,7 +278,7 @@ def _follow(plm: Plm, proteins: list[Protein], folder: Path, hear: Callable[[Non
                 time.sleep(10)  # the first process records what went wrong, if it meets it too
             raise
 
-# %% ../../nbs/app/71_sweep.ipynb #c397ad91
+# %% ../../nbs/app/71_sweep.ipynb #0065273d
 SWEPT = ("job", "state", "folder", "valid_S", "valid_D", "sparsity", "step", "error")
 
 
@@ -308,7 +308,7 @@ def sweep(
             tell(None)
     return pd.DataFrame(rows, columns=SWEPT)
 
-
+# %% ../../nbs/app/71_sweep.ipynb #c397ad91
 def _swept(
     jobs: Sequence[Job],
     train: Callable[[Job], Path],

@@ -217,7 +217,7 @@ def open_text(
             why, do = f"the compressed file cannot be read ({e})", "Download it again"
     raise DataError(why, file=path, do=do)
 
-# %% ../../nbs/base/02_files.ipynb #b971d378
+# %% ../../nbs/base/02_files.ipynb #b70f7c0f
 _LONGEST = 1 << 24  # characters of a line
 _RATIO, _SMALL = 100, 10**8  # a text is at most so many times larger than its compressed file, from so many characters
 
@@ -233,7 +233,7 @@ def _latin1(line: str, n: int, path: str | Path, mend: Callable) -> str:
     mend("text that is not UTF-8", "read as Latin-1", n, text.rstrip())
     return text
 
-
+# %% ../../nbs/base/02_files.ipynb #b971d378
 def decoded_lines(
     path: str | Path,  # a text file, plain or compressed
     strict: bool = True,  # UTF-8 alone; False: UTF-16 and Latin-1 too, which is told

@@ -51,7 +51,7 @@ def plain_value(value: Any) -> Any:
     "A number of NumPy, pandas or torch as Python's own; everything else as it is"
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
 
-# %% ../../nbs/base/07_settings.ipynb #6f9e086a
+# %% ../../nbs/base/07_settings.ipynb #5b2f6206
 KINDS = {
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
@@ -75,7 +75,7 @@ def _is_kind(value: Any, kinds: list[type]) -> bool:
             return True
     return False
 
-
+# %% ../../nbs/base/07_settings.ipynb #6f9e086a
 def check_fields(
     config: Any,  # a dataclass, frozen or not, from its `__post_init__`
     **allowed: Allowed,  # name of a field -> what it may be, beside being of its kind; `None` passes where its kind allows it

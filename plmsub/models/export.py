@@ -168,7 +168,7 @@ def _write_tokenizer(folder, config):
     with whole_file(folder / "vocab.txt") as f:
         f.write_bytes("\n".join(esm_alphabet().all_toks).encode())
 
-# %% ../../nbs/models/34_export.ipynb #d7eef765
+# %% ../../nbs/models/34_export.ipynb #412ea387
 def _carp_files(module):
     "Name -> what the library of CARP reads"
     bytenet, (state, first) = module.model.embedder, (module.model.state_dict(), module.model.embedder.layers[0])
@@ -210,7 +210,7 @@ def _save_hosted(folder, plm):
     else:
         write_json(folder / "vocab.json", dict(plm.family.vocabulary))
 
-
+# %% ../../nbs/models/34_export.ipynb #d7eef765
 def _save_in(folder, written):
     "The files of a model"
     if isinstance(written, HostedPlm):

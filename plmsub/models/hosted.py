@@ -198,7 +198,7 @@ def moved_module(
         setattr(module.get_submodule(part), name, b.to(device, torch.promote_types(dtype, torch.float32)))
     return module
 
-# %% ../../nbs/models/23_hosted.ipynb #5491448f
+# %% ../../nbs/models/23_hosted.ipynb #460a1728
 def _forgetful(module, seed):
     "A copy with new weights, as the layers of torch begin with; parameters outside such layers stay"
     module = deepcopy(module)
@@ -209,7 +209,7 @@ def _forgetful(module, seed):
                 part.reset_parameters()
     return module
 
-
+# %% ../../nbs/models/23_hosted.ipynb #5491448f
 class HostedCopies(HostedWeights):
     "What makes another model of one"
 

@@ -777,7 +777,7 @@ def _find_contacts(name, file):
         return None
     return local(f"{name}{HEAD}")
 
-# %% ../../nbs/models/24_weights.ipynb #0120b509
+# %% ../../nbs/models/24_weights.ipynb #bc1130b4
 def _read_file(file, name):
     "A model from a file or folder that is there"
     if file.suffix == ".pt":
@@ -802,7 +802,7 @@ def find_model(
     name = hub if hub in released_models() and not Path(model).exists() else str(model)
     return name, (find_on_hub(str(model)) if isinstance(model, str) else None) or _find_model(name)
 
-
+# %% ../../nbs/models/24_weights.ipynb #0120b509
 def load_plm(
     model: str | Path | nn.Module | Plm,  # a name ('toy', 'mini', fair-esm's, the hub's), a path, a module in memory
     device: Any = None,  # 'cpu', 'cuda', 'cuda:1', 'mps'; `None`: the CPU, or where the model is

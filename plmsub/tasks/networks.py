@@ -31,7 +31,7 @@ def seeded(
         torch.manual_seed(seed_of(seed, "network"))
         return make()
 
-# %% ../../nbs/tasks/43_networks.ipynb #e0df42ea
+# %% ../../nbs/tasks/43_networks.ipynb #4431976d
 def inside(
     lengths: Tensor,  # (B,) residues of each protein
     longest: int,  # L
@@ -39,7 +39,7 @@ def inside(
     "Which positions of a padded batch are residues"
     return torch.arange(longest) < lengths[:, None]
 
-
+# %% ../../nbs/tasks/43_networks.ipynb #e0df42ea
 class SequenceNet(nn.Module):
     "Convolutions and a bidirectional LSTM, with an output layer for each set of states"
 
