@@ -397,10 +397,10 @@ def _interval(result: pd.DataFrame, name: str, digits: int) -> list[str]:  # suc
 
 
 def _scores(result: pd.DataFrame, group: str, digits: int) -> tuple[str, list[str]]:  # head, and a cell per row
-    "The value of every model, as a perplexity where the metric is a loss"
-    ppl = result.get(f"ppl_{group}", pd.Series(np.nan, result.index))
-    cells = [_number(x, digits) for x in ppl.fillna(result[f"value_{group}"])]
-    kind = "perplexity" if ppl.notna().all() else "value"
+    "The value of every model, as a perplexity where the metric of all rows is a loss"
+    ppl = result.get(f"ppl_{group}")
+    kind, x = ("value", result[f"value_{group}"]) if ppl is None or ppl.isna().any() else ("perplexity", ppl)
+    cells = [_number(value, digits) for value in x]
     n, clusters = result[f"n_{group}"], result[f"clusters_{group}"]
     if n.nunique() == clusters.nunique() == 1:
         return f"{kind}, {group} (n={n.iloc[0]:.0f} in {clusters.iloc[0]:.0f})", cells
@@ -434,11 +434,11 @@ class Verdict:
 
     S: float  # selectivity, nats
     D: float  # damage, nats
-    control: str  # the control whose S comes nearest; empty if none was scored
+    control: str  # the control whose margin has the lowest interval; empty if none was scored
     margin: float  # S minus that of this control, nats; NaN without controls, as the next three
     margin_low: float  # lower end of its 95 % interval
     margin_high: float  # upper end
-    p: float  # largest p value of the margins to the controls
+    p: float  # p value of 0 for that margin
     lost_suppressed: float  # lost knowledge of the category, a share; NaN if the unigram model was not scored
     lost_maintained: float  # the same of the rest
     room: float  # what the full model knows of the rest beyond amino-acid frequencies, nats
@@ -465,7 +465,9 @@ def _real_text(v: Verdict) -> str:
     by = f"{_number(v.margin, 3)} [{_number(v.margin_low, 3)}, {_number(v.margin_high, 3)}] nats, p {p}"
     if v.real:
         return f"It is real: S exceeds that of every control, of the nearest ({v.control}) by {by}."
-    return f"It is not shown to be real: S exceeds that of the nearest control ({v.control}) by {by}."
+    if v.margin > 0:
+        return f"It is not shown to be real: S exceeds that of the nearest control ({v.control}) by {by}."
+    return f"It is not shown to be real: S does not exceed that of a control ({v.control}); the margin is {by}."
 
 
 def _cost_text(v: Verdict) -> str:
@@ -497,7 +499,7 @@ def verdict(
         margin=nearest.margin,
         margin_low=nearest.margin_low,
         margin_high=nearest.margin_high,
-        p=controls.margin_p.max(),
+        p=nearest.margin_p,
         lost_suppressed=own.lost_suppressed,
         lost_maintained=own.lost_maintained,
         room=known,

@@ -57,7 +57,7 @@ def magnitude_mask(
 # %% ../nbs/32_controls.ipynb #f3f78a3e
 def untrained_masks(
     mask: WeightMask,  # a fresh mask, as training starts from it
-    temperature: float = 3.2,  # T of the draws; the paper's, at the start
+    temperature: float = 3.2,  # T of the draws, at the start; the preprint's (PLOS: 3.0)
     threshold: float = 0.4,  # tau of the draws; the paper's
     draws: int = 5,  # number of seeded draws
     seed: int = 0,  # of the draws

@@ -13,7 +13,7 @@ from scipy.stats import norm, t, ttest_1samp, ttest_ind
 from plmsub.base.errors import DataError
 from plmsub.base.intervals import effective_number, intervals, t_interval
 from plmsub.categories import cath_category
-from plmsub.comparison import compare, corrected
+from plmsub.comparison import compare, corrected, readable, verdict
 from plmsub.controls import random_mask
 from plmsub.io.cath import read_domains
 from plmsub.masks import HardMask, select_weights
@@ -142,6 +142,30 @@ def test_rows_that_do_not_pair_are_refused():
     ):
         with pytest.raises(DataError, match=words):
             compare(bad, "1")
+
+
+@few
+@given(st.integers(0, 10**6), st.floats(-0.3, 1))
+def test_a_verdict_speaks_of_one_control_and_holds_for_all(seed, lost):
+    table = made_up(seed, (4, 4), lost=lost)
+    other = table[table.model == "random"].assign(model="other", value=lambda rows: rows.value + 0.1)
+    result = compare(pd.concat([table, other]), "1", n_boot=50)
+    controls, v = result.set_index("model").loc[["random", "other"]], verdict(result)
+    assert [v.margin, v.margin_low, v.margin_high, v.p] == controls.loc[
+        v.control, ["margin", "margin_low", "margin_high", "margin_p"]
+    ].tolist()
+    assert v.real == (controls.margin_low > 0).all() == ((controls.margin > 0) & (controls.margin_p < 0.05)).all()
+    assert ("S exceeds" in str(v)) == (v.margin > 0)
+
+
+def test_rows_of_several_metrics_show_values_and_losses_alone_perplexities():
+    losses = made_up(4)
+    accuracy = losses.assign(task="probe", metric="Q3", value=0.5)
+    alone, mixed = (readable(compare(rows, "1", n_boot=20)) for rows in (losses, pd.concat([losses, accuracy])))
+    result = compare(losses, "1", n_boot=20)
+    assert alone.iloc[0, 0] == f"{np.exp(result.value_suppressed[0]):.2f}" and alone.columns[0].startswith("perplexity")
+    assert mixed.iloc[[0, 3], 0].tolist() == [f"{result.value_suppressed[0]:.2f}", "0.50"]
+    assert mixed.columns[0].startswith("value")
 
 
 def test_lost_knowledge_is_a_share_of_what_there_is_to_lose():
