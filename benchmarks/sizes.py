@@ -4,7 +4,7 @@
     python benchmarks/sizes.py score ../shared/data    # about 5 minutes
 
 All three see the same residues of the CATH domains that `mini` was trained on, in the same order, with the same settings. Kept are the models after a
-quarter, a half and all of the steps. Perplexity, Q8 and Q3 are of the same held-out domains of known secondary structure (other superfamilies); probes are
+quarter, a half and all of the steps; each is also scored as its training starts, with random weights. Perplexity, Q8 and Q3 are of the same held-out domains of known secondary structure (other superfamilies); probes are
 fitted on training domains. Rows go to nbs/results/sizes.csv, what they say together to nbs/results/sizes_relation.csv."""
 
 import argparse
@@ -23,11 +23,12 @@ from plmsub.base.files import whole_file, write_json
 from plmsub.base.intervals import intervals, resampled_means
 from plmsub.base.runs import checkpoint_file, provenance
 from plmsub.base.seeds import numpy_rng
+from plmsub.models.embed import OneHot
 from plmsub.models.pretrain import PretrainConfig, Trainee, load_checkpoint, pretrain
 from plmsub.models.weights import load_plm
 from plmsub.proteins import of_length
 from plmsub.tasks.language_model import mlm_perplexity, per_protein
-from plmsub.tasks.secondary import probe_baselines, secondary_structure
+from plmsub.tasks.secondary import secondary_structure
 
 OUT, RUNS, SEED, R = Path("nbs/results"), Path("runs/sizes"), 0, 10_000
 SIZES = {"2 layers of 64": (2, 64, 2), "4 layers of 96": (4, 96, 3), "6 layers of 128": (6, 128, 4)}
@@ -62,11 +63,12 @@ def train(data):
 
 
 def stages(name):
-    "The kept models of a size, by step"
+    "The kept models of a size, by step, and the one that training starts from"
     models = {}
-    for step in KEPT:
+    for step in (0, *KEPT):
         trainee = Trainee(config_of(name), torch.device("cpu"))
-        load_checkpoint(trainee, folder_of(name) / "kept" / f"{step:08d}.safetensors")
+        if step:
+            load_checkpoint(trainee, folder_of(name) / "kept" / f"{step:08d}.safetensors")
         models[step] = trainee.plm()
     return models
 
@@ -84,9 +86,7 @@ def score(data):
     fit_on, test = labeled(data)
     print(len(fit_on), "domains to fit on,", len(test), "to score", flush=True)
     models = {(name, step): plm for name in SIZES for step, plm in stages(name).items()}
-    largest = models[[*SIZES][-1], STEPS]
-    models |= {(name, 0): m for name, m in probe_baselines(largest).items()}
-    models["mini, as shipped", SHIPPED] = load_plm("mini")
+    models |= {("one-hot", 0): OneHot(), ("mini, as shipped", SHIPPED): load_plm("mini")}
     by_name = {f"{name}|{step}": m for (name, step), m in models.items()}
     rows = [
         secondary_structure(by_name, fit_on, test, states, n_residues=10_000, seed=SEED).query(f"metric == 'Q{states}'")
@@ -134,6 +134,12 @@ def write(wide, names, fit_on, models):
             i, j = at[metric, a], at[metric, b]
             add(f"{sign}: {b.split('|')[0]} less {a.split('|')[0]}", lambda v, i=i, j=j: v[j] - v[i])
     for metric in ("Q8", "Q3"):
+        for name in SIZES:
+            i, j = at[metric, f"{name}|0"], at[metric, f"{name}|{STEPS}"]
+            add(f"{metric} by training: {name}", lambda v, i=i, j=j: v[j] - v[i])
+        for a, b in combinations(SIZES, 2):
+            i, j = ([at[metric, f"{name}|{step}"] for step in (0, STEPS)] for name in (a, b))
+            add(f"{metric} by training: {b} less {a}", lambda v, i=i, j=j: (v[j[1]] - v[j[0]]) - (v[i[1]] - v[i[0]]))
         x, y = ([at[m, key] for key in kept] for m in ("nats", metric))
         add(f"rank correlation of perplexity and {metric}, nine kept models", lambda v, x=x, y=y: ranks(v[x], v[y]))
     relation = pd.DataFrame(relation)
