@@ -66,7 +66,7 @@ FLAGS = {
     "suppression_lambda": ("10", "suppress_weight 10", ""),
     "maintenance_lambda": ("7", "maintain_weight 7", ""),
     "maintenance_mlm_lambda": ("2", "mlm_weight 2", ""),
-    "sparsity_lambda_init": ("0", "weight of the sparsity term before the ramp", ""),
+    "sparsity_lambda_init": ("0", "no sparsity term in the first {hundred} steps", ""),
     "sparsity_lambda_final": ("0.3", "sparsity_weight 0.3", "--sparsity_lambda_init 0"),
     "sparsity_warmup_epochs": ("1", "sparsity_hold {one}", "--sparsity_lambda_init 0"),
     "sparsity_ramp_epochs": ("7", "sparsity_ramp {seven}", "--sparsity_lambda_init 0"),
@@ -118,7 +118,8 @@ def test_every_flag_of_the_release_is_a_flag_and_is_tested():
 def test_a_flag_is_what_the_table_says(name, monkeypatch, capsys):
     monkeypatch.setattr(mask_commands, "find_spec", lambda package: True)
     words, here, others = FLAGS[name]
-    numbers = dict(one=N_STEPS, half=round(N_STEPS / 2), five=5 * N_STEPS, seven=7 * N_STEPS, epochs_300=300 * N_STEPS)
+    numbers = dict(one=N_STEPS, half=round(N_STEPS / 2), five=5 * N_STEPS, seven=7 * N_STEPS)
+    numbers |= dict(hundred=100 * N_STEPS, epochs_300=300 * N_STEPS)
     table = translated(*CLASS_1, *others.split(), f"--{name}", *words.split())
     assert table[name] == here.format(**numbers)
     said = capsys.readouterr().out

@@ -66,7 +66,7 @@ class ReleasedFlags(ReleasedRunFlags):
     suppression_lambda: float = 1.0  # weight of the KL to uniform
     maintenance_lambda: float = 1.0  # weight of the KL to the full model
     maintenance_mlm_lambda: float = 0.5  # weight of the masked language modeling loss
-    sparsity_lambda_init: float = 1.0  # weight of the sparsity term during the warm-up
+    sparsity_lambda_init: float = 1.0  # weight of the sparsity term during the warm-up; here 0, or that after the ramp
     sparsity_lambda_final: float = 1.0  # weight of the sparsity term after the ramp
     sparsity_warmup_epochs: int = 100  # epochs before the ramp
     sparsity_ramp_epochs: int = 100  # epochs of the ramp
@@ -79,7 +79,7 @@ class ReleasedFlags(ReleasedRunFlags):
     mask_layer_range: list[str] | None = None  # first and last layer, from 0, such as 6-32
     layers_to_mask: list[str] | None = None  # layers, from 0
     learning_rate: float = 1e-4  # peak learning rate
-    lr_plateau_epochs: int | None = None  # 1/N of the steps are warm-up; by default 125, as in the paper's runs
+    lr_plateau_epochs: int | None = None  # first 1/N of the steps: peak rate; by default 125, as in the paper
     lr_phaseA: float | None = None  # never used, also not there
     lr_phaseB: float | None = None  # never used, also not there
     lr_hold_epochs: int | None = None  # never used, also not there
@@ -251,7 +251,10 @@ def translation(
 ) -> pd.DataFrame:  # released, here
     "The flags of the release beside what they are here"
     rows, without = [], without_effect(flags, settings)
-    elsewhere = {"sparsity_lambda_init": "weight of the sparsity term before the ramp"} | {**elsewhere}
+    hold = settings.get("sparsity_warmup_epochs", {}).get("sparsity_hold")
+    before = f"no sparsity term in the first {hold} steps"
+    constant = "as sparsity_lambda_final: the weight is constant"
+    elsewhere = {"sparsity_lambda_init": constant if hold is None else before} | {**elsewhere}
     for f in fields(flags):
         value = getattr(flags, f.name)
         if value in ("", None) and f.name not in settings and f.name not in elsewhere:
@@ -261,7 +264,7 @@ def translation(
         mine = ", ".join(
             f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.get(f.name, {}).items()
         )
-        here = mine or elsewhere.get(f.name) or ("no effect" if f.name in without else "")
+        here = mine or elsewhere.get(f.name) or ("no effect" if f.name in without else "no setting of training")
         rows.append((f"--{f.name} {text}", here))
     rows.append(("(always)", ", ".join(f"{k} {v}" for k, v in ALWAYS.items())))
     return pd.DataFrame(rows, columns=["released", "here"])
