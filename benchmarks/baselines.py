@@ -3,7 +3,7 @@
     python benchmarks/baselines.py ../shared/data     # about 8 minutes of one core
 
 All are fitted to the training part, every choice is made on the valid part, and the scores are those of the test part,
-whose superfamilies no other part has. Writes nbs/results/baselines.csv (a row per model: what was chosen, its
+whose superfamilies no other part has. The split is that of `mini`. Writes nbs/results/baselines.csv (a row per model: what was chosen, its
 perplexity, and its loss minus that of three others, with intervals over superfamilies) and baselines.json."""
 
 import argparse
@@ -12,17 +12,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from mini import HELD_OUT, held_out
 
-from plmsub.base.files import write_json
+from plmsub.base.files import whole_file, write_json
 from plmsub.base.runs import provenance
 from plmsub.comparison import compare
-from plmsub.io.cath import read_domains
 from plmsub.models.baselines import composition_model, lstm_net, ngram_losses, ngram_model, tuned_alpha, window_net
 from plmsub.proteins import of_length
-from plmsub.splits import split
 from plmsub.tasks.language_model import mlm_perplexity
 
-SPLIT = dict(by="superfamily", seed=0, fractions=(0.8, 0.05, 0.15))  # that of benchmarks/mini.py
 TRAINING = dict(steps=2000, batch_tokens=4096, seed=0)  # of both networks
 REFERENCES = {"composition": "composition", "window": "window net"}  # column -> model; beside the best n-gram
 
@@ -68,8 +66,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("nbs/results/baselines.csv"))
     flags = parser.parse_args()
     torch.set_num_threads(1)
-    names = "cath-domain-list-S20-v4_3_0.txt", "cath-dataset-nonredundant-S20-v4_3_0.fa"
-    parts = split(read_domains(*(flags.data / "cath" / name for name in names)), **SPLIT)
+    parts = held_out(flags.data)
     test, few = of_length(parts.test), of_length(parts.valid)
     train, valid = ([d.sequence for d in part] for part in (parts.train, few))
     counts, tables = of_counts(train, valid, test)
@@ -79,9 +76,12 @@ if __name__ == "__main__":
     rows = pd.DataFrame([*counts, *chosen]).merge(rows, on="model", validate="1:1")
     rows.insert(2, "valid_perplexity", np.exp(rows.pop("valid_nats")))
     print(rows.round(3).to_string())
-    rows.to_csv(flags.out, index=False, float_format="%.5g")
+    with whole_file(flags.out) as f:
+        rows.to_csv(f, index=False, float_format="%.5g")
     residues = int(others[others.model == "LSTM"].residues.sum())
-    about = dict(command="python benchmarks/baselines.py", split=SPLIT, training=TRAINING, best_n_gram=best)
+    about = dict(
+        command="python benchmarks/baselines.py ../shared/data", split=HELD_OUT, training=TRAINING, best_n_gram=best
+    )
     about |= dict(train=len(train), train_residues=sum(map(len, train)), valid=len(valid), test=len(test))
     about |= dict(superfamilies=len({d.code for d in test}), scored_residues=residues)
     write_json(flags.out.with_suffix(".json"), provenance("cpu", **about))
