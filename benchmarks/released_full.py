@@ -1,7 +1,7 @@
 """The released settings in full, beside ours: class 1 of the toy proteome, 2,000 steps of 64 proteins, three seeds.
 
     python benchmarks/released_full.py run [--kind released] [--seed 0]    # what is missing; can be stopped, and started several times at once
-    python benchmarks/released_full.py report                              # nbs/results/released_full.csv and released_full_along.csv
+    python benchmarks/released_full.py report                              # nbs/results/released_full*.csv
 
 `released`: objective and settings of the released trainer. `residues`: ours with as many steps and proteins, and so as many residues. `default`: ours as it is, 300 steps of 16 proteins.
 At every validation the mask is read hard and, as the release does, sampled (three draws); the losses on valid and on test go to runs/released_full/KIND-SEED/along, with the
@@ -133,6 +133,18 @@ def scored(picks, ours, reading):
     )
 
 
+def by_superfamily(rows, kind):
+    "What each maintained superfamily of test loses under the best hard masks, and under those of single seeds"
+    moved = []
+    for pick in chosen(rows, kind, "hard"):
+        wide = pick["table"].pivot_table("value", ["id", "code"], "model").reset_index()
+        wide = wide[~wide.apply(CATEGORY.holds, axis=1)]
+        moved.append((wide["hard"] - wide["full"]).groupby(wide["code"]).mean())
+    moved = pd.concat(moved, axis=1)
+    ends = dict(change=moved.mean(axis=1), lowest_seed=moved.min(axis=1), highest_seed=moved.max(axis=1))
+    return pd.DataFrame(ends).reset_index().assign(kind=kind)
+
+
 def report(plm, parts):
     rows, found = looks(plm, parts), []
     ends = {k: max(r["seconds"] for r in rows if r["kind"] == k) for k in ("released", "residues", "default")}
@@ -143,9 +155,11 @@ def report(plm, parts):
             about = dict(kind=kind, reading=reading, at=at, cpu_seconds_in_all=ends[kind] if at == "end" else seconds)
             found.append(about | scored(chosen(rows, kind, reading, seconds, "seconds"), ours, reading))
     along = pd.DataFrame([{k: v for k, v in r.items() if k != "table"} for r in rows])
-    for name, table in dict(released_full=pd.DataFrame(found), released_full_along=along).items():
+    families = pd.concat([by_superfamily(rows, kind) for kind in ends])
+    tables = {"": pd.DataFrame(found), "_along": along, "_superfamilies": families}
+    for end, table in tables.items():
         print(table.to_string())
-        with whole_file(RESULTS / f"{name}.csv") as f:
+        with whole_file(RESULTS / f"released_full{end}.csv") as f:
             table.to_csv(f, index=False, float_format="%.5g")
     about = dict(
         command="python benchmarks/released_full.py report", steps=STEPS, damage=DAMAGE, split_seed=0, draws=DRAWS
